@@ -1,0 +1,28 @@
+"""A userland proxy for published container ports.
+
+Follow one byte. The files, in the order in which it meets them:
+
+    flags.py       the command line, in Go's flag syntax        (pure)
+    published.py   a published port: protocol and two addresses (pure)
+    bind.py        the host socket: bound here, or adopted from descriptor 4
+    parent.py      the answer to dockerd on descriptor 3
+    solo.py        one published port's life, from the answer to the stop
+    poller.py      the data path's epoll, one reader of the asyncio loop
+    listener.py    accept clients in batches; survive running out of descriptors
+    connection.py  a client and its backend: dial, relay both ways, end
+    ending.py      half-close and reset: what to do next        (pure)
+    stream.py      one direction of bytes: copy, then splice
+    pipes.py       the pipes that splice needs
+    messages.py    one direction of SCTP messages
+    datagrams.py   UDP: clients' datagrams to their flows, and replies back
+    flows.py       which flow, how long, which one goes first   (pure)
+    ancillary.py   packet information and SCTP's, as bytes      (pure)
+    counters.py    what went through
+    log.py         where messages go: stderr, or the system log
+    errors.py      why a proxy could not start
+
+`__main__.py` ties them together. Until dockerd has its answer nothing heavier than `_socket` is imported:
+dockerd starts its proxies one after the other and waits for each (see `__main__`).
+"""
+
+__version__ = "0.1.0"

@@ -1,0 +1,189 @@
+"""The host socket: the one that clients speak to. Bound here, or adopted from descriptor 4.
+
+Comes before the event loop is imported, so it deals in `_socket.socket`, the C type under `socket.socket`: the
+`socket` module itself costs as much as the interpreter's whole start. Whoever calls `host_socket` closes it.
+OSError is turned into StartError here and nowhere else on the way to the answer.
+"""
+
+from __future__ import annotations
+
+import _socket
+import errno
+import os
+
+from pyproxy.errors import StartError
+from pyproxy.published import SCTP, TCP, UDP, PublishedPort, family_of
+
+LISTEN_FD = 4  # where dockerd's -use-listen-fd puts the socket: the second of exec.Cmd's ExtraFiles
+
+# Kernel constants that _socket does not carry (include/uapi/linux/in.h, in6.h).
+IP_PKTINFO = 8
+SO_ACCEPTCONN = 30
+
+# The kernel cuts it to net.core.somaxconn, which is what Go asks for by reading that file.
+_BACKLOG = 65_535
+
+_TYPES = {TCP: _socket.SOCK_STREAM, UDP: _socket.SOCK_DGRAM, SCTP: _socket.SOCK_STREAM}
+_NUMBERS = {TCP: _socket.IPPROTO_TCP, UDP: _socket.IPPROTO_UDP, SCTP: _socket.IPPROTO_SCTP}
+
+_NO_SUPPORT = (errno.EPROTONOSUPPORT, errno.ESOCKTNOSUPPORT, errno.EAFNOSUPPORT)
+
+
+def host_socket(port: PublishedPort, *, adopt: bool) -> _socket.socket:
+    """Return the socket that serves `port`: listening if TCP or SCTP, with packet info if UDP, close-on-exec.
+
+    `adopt` takes descriptor 4 as it is; else it is bound to the port's host address. `port` then says what the
+    kernel says: the number that came of port 0. StartError names the flag, address or descriptor at fault.
+    """
+    sock = _adopt(port) if adopt else _bind(port)
+    try:
+        # Port 0, or an adopted socket's own address, is known only now.
+        port.host_ip, port.host_port = sock.getsockname()[:2]
+        _refuse_a_circle(port)
+        if port.proto == UDP:
+            _ask_for_packet_info(sock)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def backend_address(port: PublishedPort) -> tuple[int, tuple[str | int, ...]]:
+    """The container's family and socket address. StartError for a zone that names no interface."""
+    return family_of(port.container_ip), _socket_address(port.container_ip, port.container_port, "-container-ip")
+
+
+def socket_kind(proto: str) -> tuple[int, int]:
+    """Type and protocol number for `socket(2)`. SCTP is the one-to-one kind (RFC 6458, section 4)."""
+    return _TYPES[proto], _NUMBERS[proto]
+
+
+def _socket_address(ip: str, port: int, flag: str) -> tuple[str | int, ...]:
+    if "%" not in ip:
+        return (ip, port)
+    try:
+        # As bytes: for text, getaddrinfo imports the idna codec, which takes longer than all else here together.
+        found = _socket.getaddrinfo(ip.encode(), port, 0, _socket.SOCK_DGRAM, 0, _socket.AI_NUMERICHOST)
+    except OSError as exc:
+        raise StartError(f"{flag} {ip}: {exc.strerror}: check that the zone after % is an interface here") from exc
+    scope = found[0][4][-1]
+    assert isinstance(scope, int)
+    return (ip.partition("%")[0], port, 0, scope)
+
+
+def _bind(port: PublishedPort) -> _socket.socket:
+    family = family_of(port.host_ip)
+    address = _socket_address(port.host_ip, port.host_port, "-host-ip")
+    try:
+        sock = _socket.socket(family, _TYPES[port.proto], _NUMBERS[port.proto])
+    except OSError as exc:
+        raise StartError(_unsupported(port, exc)) from exc
+    try:
+        if family == _socket.AF_INET6:
+            # dockerd starts a second proxy for IPv4, on the same port.
+            sock.setsockopt(_socket.IPPROTO_IPV6, _socket.IPV6_V6ONLY, 1)
+        if port.proto == TCP:
+            # Connections in TIME_WAIT must not keep a restarted container from its port.
+            sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_REUSEADDR, 1)
+        if port.proto == UDP:
+            # Before bind: a datagram that arrives in between would carry no destination.
+            _ask_for_packet_info(sock)
+        sock.bind(address)
+        if port.proto != UDP:
+            sock.listen(_BACKLOG)
+    except OSError as exc:
+        sock.close()
+        raise StartError(_cannot_bind(port, exc)) from exc
+    return sock
+
+
+def _ask_for_packet_info(sock: _socket.socket) -> None:
+    if sock.family == _socket.AF_INET6:
+        sock.setsockopt(_socket.IPPROTO_IPV6, _socket.IPV6_RECVPKTINFO, 1)
+    else:
+        sock.setsockopt(_socket.IPPROTO_IP, IP_PKTINFO, 1)
+
+
+def _adopt(port: PublishedPort) -> _socket.socket:
+    where = f"descriptor {LISTEN_FD} (-use-listen-fd)"
+    try:
+        sock = _socket.socket(fileno=LISTEN_FD)
+    except OSError as exc:
+        if exc.errno == errno.EBADF:
+            raise StartError(f"{where} is not open: the parent must pass the bound socket there") from exc
+        raise StartError(f"{where} is not a socket: the parent must pass the bound socket there") from exc
+    try:
+        os.set_inheritable(LISTEN_FD, False)
+        if sock.family not in (_socket.AF_INET, _socket.AF_INET6):
+            raise StartError(f"{where} is neither an IPv4 nor an IPv6 socket")
+        if (sock.type, sock.proto) != (_TYPES[port.proto], _NUMBERS[port.proto]):
+            raise StartError(f"{where} is not a {port.proto.upper()} socket, as -proto {port.proto} says")
+        if port.proto != UDP and not sock.getsockopt(_socket.SOL_SOCKET, SO_ACCEPTCONN):
+            raise StartError(f"{where} is not listening: the parent must call listen() before it starts pyproxy")
+        if port.proto == UDP and not sock.getsockname()[1]:
+            raise StartError(f"{where} is not bound: the parent must call bind() before it starts pyproxy")
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _refuse_a_circle(port: PublishedPort) -> None:
+    """A container address that is our own host address would make every connection beget another until
+    descriptors run out. Possible only with equal ports, so that everybody else pays nothing.
+    """
+    if port.host_port != port.container_port:
+        return
+    if port.container_ip == port.host_ip:
+        ours = True
+    elif port.host_ip not in ("0.0.0.0", "::") or family_of(port.container_ip) != family_of(port.host_ip):
+        ours = False
+    elif port.container_ip in ("0.0.0.0", "::"):
+        ours = True
+    else:
+        ours = _is_local(port)
+    if ours:
+        raise StartError(
+            f"-container-ip {port.container_ip} with -container-port {port.container_port} is the address served:"
+            " pyproxy would connect to itself; give the container's own address"
+        )
+
+
+def _is_local(port: PublishedPort) -> bool:
+    # Connecting a datagram socket sends nothing; to an address of its own the kernel takes that address as source.
+    family, address = backend_address(port)
+    probe = _socket.socket(family, _socket.SOCK_DGRAM)
+    try:
+        probe.connect(address)
+        return bool(probe.getsockname()[0] == address[0])
+    except OSError:
+        return False  # no route yet: the container's business, later
+    finally:
+        probe.close()
+
+
+def _unsupported(port: PublishedPort, exc: OSError) -> str:
+    if port.proto == SCTP and exc.errno in _NO_SUPPORT:
+        return f"cannot serve {port.host}: this kernel has no SCTP: load it with `modprobe sctp`, or build it in"
+    if exc.errno == errno.EAFNOSUPPORT:
+        return f"cannot serve {port.host}: this kernel has no IPv6: give an IPv4 -host-ip"
+    return f"cannot serve {port.host}: {_words(exc)}"
+
+
+def _cannot_bind(port: PublishedPort, exc: OSError) -> str:
+    start = f"cannot listen on {port.host}: {_words(exc)}"
+    if exc.errno == errno.EADDRINUSE:
+        letter = {TCP: "t", UDP: "u", SCTP: "S"}[port.proto]
+        return f"{start}: choose another -host-port, or see who has it: ss -lnp{letter} 'sport = {port.host_port}'"
+    if exc.errno == errno.EADDRNOTAVAIL:
+        return f"{start}: -host-ip is not an address of this host: see `ip address`, or give 0.0.0.0 or ::"
+    if exc.errno in (errno.EACCES, errno.EPERM):
+        return (
+            f"{start}: ports below net.ipv4.ip_unprivileged_port_start (1024) need root or CAP_NET_BIND_SERVICE:"
+            " choose a higher -host-port or grant it"
+        )
+    return start
+
+
+def _words(exc: OSError) -> str:
+    return (exc.strerror or str(exc)).lower()

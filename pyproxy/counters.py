@@ -1,0 +1,72 @@
+"""What has gone through one published port. Only ever added to; whoever wants a rate takes two readings."""
+
+from __future__ import annotations
+
+
+class Counters:
+    """Totals since the start. Bytes and datagrams are counted when the far kernel has taken them."""
+
+    __slots__ = (
+        "bytes_down",
+        "bytes_up",
+        "connections",
+        "connections_failed",
+        "connections_reset",
+        "connections_timed_out",
+        "datagrams_down",
+        "datagrams_dropped",
+        "datagrams_refused",
+        "datagrams_up",
+        "flows",
+        "flows_evicted",
+        "flows_expired",
+        "out_of_descriptors",
+    )
+
+    def __init__(self) -> None:
+        self.bytes_up = 0
+        self.bytes_down = 0
+        self.connections = 0  # accepted
+        self.connections_failed = 0  # the backend refused, could not be reached, or took too long
+        self.connections_reset = 0  # ended by a reset from either side
+        self.connections_timed_out = 0  # ended by one of our own limits
+        self.datagrams_up = 0
+        self.datagrams_down = 0
+        self.datagrams_dropped = 0  # the kernel would not take them
+        self.datagrams_refused = 0  # port-unreachable came back from the backend
+        self.flows = 0
+        self.flows_expired = 0
+        self.flows_evicted = 0
+        self.out_of_descriptors = 0  # times that accepting, or a new flow, had to wait for a descriptor
+
+    def plus(self, bytes_up: int, bytes_down: int) -> Counters:
+        """A copy with these bytes added."""
+        total = Counters()
+        for name in self.__slots__:
+            setattr(total, name, getattr(self, name))
+        total.bytes_up += bytes_up
+        total.bytes_down += bytes_down
+        return total
+
+    def summary(self) -> str:
+        """One line of what is not zero, for a person."""
+        moved = f"{_size(self.bytes_up)} up, {_size(self.bytes_down)} down"
+        words = [
+            f"{value} {name.replace('_', ' ')}"
+            for name in self.__slots__
+            if not name.startswith("bytes") and (value := getattr(self, name))
+        ]
+        return ", ".join([moved, *words])
+
+
+def _size(count: int) -> str:
+    """Bytes in powers of 1000, as network figures are: 999 B, 1.00 kB, 12.3 MB."""
+    if count < 1000:
+        return f"{count} B"
+    value = float(count)
+    units = ["kB", "MB", "GB", "TB"]
+    value /= 1000
+    while value >= 999.5 and len(units) > 1:
+        value /= 1000
+        units.pop(0)
+    return f"{value:.3g} {units[0]}"

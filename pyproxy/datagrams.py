@@ -1,0 +1,228 @@
+"""UDP: the clients' datagrams to their flows, each flow's own socket to the container, and replies back.
+
+A client's first datagram makes a flow: a socket connected to the container, so that replies find their client. The
+reply leaves from the address the client spoke to, which packet info tells where the host socket is bound to all.
+Owns the host socket and every flow's socket. What the kernel will not take is dropped, as UDP may, and counted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import select
+import socket
+import time
+
+from pyproxy.ancillary import PACKET_INFO_SPACE, Ancillary, reply_from, spoken_to
+from pyproxy.connection import words
+from pyproxy.counters import Counters
+from pyproxy.flows import IDLE_S, FlowTable
+from pyproxy.listener import OUT_OF_DESCRIPTORS
+from pyproxy.log import Log
+from pyproxy.poller import Poller
+
+# The largest UDP payload is 65,507 bytes over IPv4 and 65,527 over IPv6: nothing is ever cut short.
+_BUFFER = memoryview(bytearray(1 << 16))
+
+# Datagrams read from one socket before others get their turn.
+_TURN = 64
+
+# Asked for on every socket: room for a burst while this process does something else. The kernel grants it to root
+# (SO_RCVBUFFORCE), others get up to net.core.rmem_max. Memory is used only while datagrams wait.
+_RECEIVE_BUFFER_BYTES = 4 << 20
+
+# A connected socket reports a port-unreachable that came back for an earlier datagram on the next call, which then
+# does nothing. One more could arrive in between.
+_TRIES = 3
+
+_SO_RCVBUFFORCE = 33  # include/uapi/asm-generic/socket.h
+
+Address = tuple[str | int, ...]
+Key = tuple[Address, bytes]
+
+
+class Flow:
+    """A client, the address it spoke to, and the socket that speaks to the container for it."""
+
+    __slots__ = ("client", "key", "last_s", "reply", "sock")
+
+    def __init__(self, key: Key, sock: socket.socket) -> None:
+        self.key = key
+        self.client, local = key
+        self.reply: Ancillary = reply_from(local)
+        self.sock = sock
+        self.last_s = 0.0
+
+
+class DatagramRelay:
+    """Serves a bound UDP socket until `close`. Takes the socket over.
+
+    `backend`: family and address of the container. `max_flows`: at this many the least recently used goes first.
+    `idle_s`: a flow ends this long after its last datagram.
+    """
+
+    def __init__(
+        self,
+        poller: Poller,
+        sock: socket.socket,
+        backend: tuple[int, Address],
+        *,
+        max_flows: int,
+        counters: Counters,
+        log: Log,
+        idle_s: float = IDLE_S,
+    ) -> None:
+        self._poller = poller
+        self._sock = sock
+        self._family, self._address = backend
+        self._flows: FlowTable[Key, Flow] = FlowTable(max_flows, idle_s)
+        self._counters = counters
+        self._log = log
+        self._expiry: asyncio.TimerHandle | None = None
+        _prepare(sock)
+        poller.watch(sock.fileno(), select.EPOLLIN, self._on_clients)
+
+    @property
+    def live(self) -> int:
+        """Flows now."""
+        return len(self._flows)
+
+    def totals(self) -> Counters:
+        return self._counters
+
+    def prepare_stop(self) -> None:
+        """UDP promises its peers nothing: there is nothing to prepare."""
+
+    def close(self) -> None:
+        """Free the port and end every flow."""
+        if self._expiry is not None:
+            self._expiry.cancel()
+        self._poller.close_socket(self._sock)
+        for flow in self._flows.clear():
+            self._poller.close_socket(flow.sock)
+
+    def _on_clients(self, _events: int) -> None:
+        now = time.monotonic()
+        for _ in range(_TURN):
+            try:
+                size, ancillary, _, client = self._sock.recvmsg_into([_BUFFER], PACKET_INFO_SPACE)
+            except BlockingIOError:
+                return
+            except OSError as exc:
+                self._drop("host socket", exc)
+                continue
+            key = (client, spoken_to(ancillary))
+            flow = self._flows.find(key, now) or self._open(key, now)
+            if flow is not None:
+                self._send_up(flow, _BUFFER[:size])
+
+    def _open(self, key: Key, now: float) -> Flow | None:
+        if self._flows.is_full:
+            self._evict()
+            self._log.warn("full", f"at {len(self._flows) + 1} flows, -udp-max-flows: the longest silent goes first")
+        try:
+            sock = self._connect()
+        except OSError as exc:
+            self._drop("container", exc)
+            return None
+        flow = Flow(key, sock)
+        self._flows.add(key, flow, now)
+        self._counters.flows += 1
+        self._poller.watch(sock.fileno(), select.EPOLLIN, lambda _events: self._on_backend(flow))
+        if self._expiry is None:
+            self._expire_later(now)
+        return flow
+
+    def _connect(self) -> socket.socket:
+        try:
+            sock = socket.socket(self._family, socket.SOCK_DGRAM)
+        except OSError as exc:
+            if exc.errno not in OUT_OF_DESCRIPTORS or not len(self._flows):
+                raise
+            self._counters.out_of_descriptors += 1
+            self._log.warn(
+                "starve",
+                f"{words(exc.errno)} at {len(self._flows)} flows: the longest silent goes first"
+                " (raise LimitNOFILE, ulimit -n)",
+            )
+            self._evict(at_once=True)
+            sock = socket.socket(self._family, socket.SOCK_DGRAM)
+        try:
+            _prepare(sock)
+            sock.connect(self._address)
+        except OSError:
+            sock.close()
+            raise
+        return sock
+
+    def _send_up(self, flow: Flow, data: memoryview) -> None:
+        for _ in range(_TRIES):
+            try:
+                flow.sock.send(data)
+            except ConnectionRefusedError:
+                self._refused()
+                continue
+            except OSError as exc:
+                self._drop("container", exc)
+                return
+            self._counters.datagrams_up += 1
+            self._counters.bytes_up += len(data)
+            return
+        self._counters.datagrams_dropped += 1
+
+    def _on_backend(self, flow: Flow) -> None:
+        heard = False
+        for _ in range(_TURN):
+            try:
+                size = flow.sock.recv_into(_BUFFER)
+            except BlockingIOError:
+                break
+            except ConnectionRefusedError:
+                self._refused()
+                continue
+            except OSError as exc:
+                self._drop("container", exc)
+                continue
+            heard = True
+            try:
+                self._sock.sendmsg([_BUFFER[:size]], flow.reply, 0, flow.client)
+            except OSError as exc:
+                self._drop("client", exc)
+                continue
+            self._counters.datagrams_down += 1
+            self._counters.bytes_down += size
+        if heard:
+            self._flows.touch(flow.key, time.monotonic())
+
+    def _refused(self) -> None:
+        self._counters.datagrams_refused += 1
+        self._log.warn("refused", "container answers port unreachable: does it listen on that port?")
+
+    def _drop(self, where: str, exc: OSError) -> None:
+        self._counters.datagrams_dropped += 1
+        self._log.warn(f"drop {where} {exc.errno}", f"datagram dropped: {where}: {words(exc.errno or errno.EIO)}")
+
+    def _evict(self, *, at_once: bool = False) -> None:
+        flow = self._flows.evict()
+        if flow is not None:
+            self._counters.flows_evicted += 1
+            self._poller.close_socket(flow.sock, at_once=at_once)
+
+    def _expire_later(self, now: float) -> None:
+        due = self._flows.next_expiry()
+        self._expiry = None if due is None else self._poller.loop.call_later(max(0.0, due - now), self._expire)
+
+    def _expire(self) -> None:
+        now = time.monotonic()
+        for flow in self._flows.expire(now):
+            self._counters.flows_expired += 1
+            self._poller.close_socket(flow.sock)
+        self._expire_later(now)
+
+
+def _prepare(sock: socket.socket) -> None:
+    sock.setblocking(False)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _RECEIVE_BUFFER_BYTES)
+    except PermissionError:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER_BYTES)

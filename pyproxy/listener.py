@@ -1,0 +1,232 @@
+"""The listener: accepts clients in batches and makes each a connection. TCP and SCTP alike.
+
+A backend socket is made before the client is accepted, so a client never finds itself accepted by a process that has
+no descriptor left to serve it: it waits in the kernel's backlog instead. Running out of descriptors or memory is a
+state, not an error: say so once, stop accepting, go on when a descriptor is freed (or, as the shortage may be the
+whole machine's, after a while).
+Owns the listening socket, the one spare backend socket and the live connections.
+"""
+
+from __future__ import annotations
+
+import _socket
+import asyncio
+import errno
+import select
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+from pyproxy import connection as conn
+from pyproxy.connection import Connection, Relay
+from pyproxy.counters import Counters
+from pyproxy.flags import Limits
+from pyproxy.log import Log
+from pyproxy.poller import Poller
+
+# Clients accepted in one go before others get their turn.
+_BATCH = 64
+
+# accept(2): conditions that are no fault of the listener's, after which the next client may be accepted at once.
+# The first two: the client is gone again. EPERM: a firewall rule. The others: errors pending on the new socket.
+_NEXT_PLEASE = frozenset(
+    {
+        errno.ECONNABORTED,
+        errno.ECONNRESET,
+        errno.EPERM,
+        errno.ENETDOWN,
+        errno.EPROTO,
+        errno.ENOPROTOOPT,
+        errno.EHOSTDOWN,
+        errno.ENONET,
+        errno.EHOSTUNREACH,
+        errno.EOPNOTSUPP,
+        errno.ENETUNREACH,
+        errno.ETIMEDOUT,
+    }
+)
+
+OUT_OF_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+
+# When the shortage is not ours to end: retry after this, doubling to the second value. A guess.
+_RETRY_S = (0.05, 1.0)
+
+# Limits are looked at this many times within their length: a connection ends at most a quarter late.
+_LOOKS_PER_LIMIT = 4
+
+
+class Transport(NamedTuple):
+    """What TCP and SCTP do differently."""
+
+    kind: int  # of socket, and its protocol number, as socket(2) has them
+    number: int
+    tune: Callable[[_socket.socket], None]  # options for the listening and for each backend socket
+    relay: Callable[[_socket.socket, _socket.socket], Relay]  # one direction, from (source, sink)
+    half_close: bool  # may one side finish before the other?
+
+
+class Listener:
+    """Serves a listening socket until `close`. Takes the socket over.
+
+    `backend`: family and address of the container.
+    """
+
+    def __init__(
+        self,
+        poller: Poller,
+        sock: _socket.socket,
+        transport: Transport,
+        backend: tuple[int, tuple[str | int, ...]],
+        *,
+        limits: Limits,
+        counters: Counters,
+        log: Log,
+    ) -> None:
+        self.poller = poller
+        self.relay = transport.relay
+        self.half_close = transport.half_close
+        self._sock = sock
+        self._transport = transport
+        self._family, self._address = backend
+        self._limits = limits
+        self._counters = counters
+        self._log = log
+        self._live: set[Connection] = set()
+        self._spare: _socket.socket | None = None
+        self._starving = False
+        self._retry_s = _RETRY_S[0]
+        self._retry: asyncio.TimerHandle | None = None
+        self._look: asyncio.TimerHandle | None = None
+        sock.setblocking(False)
+        # Accepted sockets inherit all of it (net/ipv4/tcp_minisocks.c, net/core/sock.c): no call per client.
+        transport.tune(sock)
+        poller.watch(sock.fileno(), select.EPOLLIN, self._on_clients)
+        self._look_after = _shortest(limits) / _LOOKS_PER_LIMIT
+        if self._look_after:
+            self._look = poller.loop.call_later(self._look_after, self._end_overdue)
+
+    @property
+    def live(self) -> int:
+        """Connections now."""
+        return len(self._live)
+
+    def totals(self) -> Counters:
+        """The counters, and in them what the connections that are still live have moved so far."""
+        return self._counters.plus(
+            sum(connection.moved_up for connection in self._live),
+            sum(connection.moved_down for connection in self._live),
+        )
+
+    def prepare_stop(self) -> None:
+        """See Connection.prepare_stop."""
+        for connection in self._live:
+            connection.prepare_stop()
+
+    def close(self) -> None:
+        """Stop accepting, free the port, reset what is unfinished."""
+        for timer in (self._retry, self._look):
+            if timer is not None:
+                timer.cancel()
+        self.poller.close_socket(self._sock)
+        if self._spare is not None:
+            self._spare.close()
+        for connection in list(self._live):
+            connection.abort()
+
+    def dial_failed(self, connection: Connection, error: int) -> None:
+        self._log.warn(
+            f"backend {error}",
+            f"container {conn.words(error)}: the client was reset; is it up, and does it listen on that port?",
+        )
+
+    def connection_over(self, connection: Connection, how: int) -> None:
+        self._live.discard(connection)
+        counters = self._counters
+        counters.bytes_up += connection.moved_up
+        counters.bytes_down += connection.moved_down
+        if how == conn.FAILED:
+            counters.connections_failed += 1
+        elif how == conn.RESET:
+            counters.connections_reset += 1
+        elif how == conn.TIMED_OUT:
+            counters.connections_timed_out += 1
+
+    def _on_clients(self, _events: int) -> None:
+        for _ in range(_BATCH):
+            try:
+                if (backend := self._spare) is None:
+                    backend = self._spare = self._new_backend()
+                # The C call under socket.accept(), without the second object that it wraps the result in.
+                fd, _address = self._sock._accept()  # type: ignore[attr-defined]
+            except BlockingIOError:
+                self._fed()
+                return
+            except OSError as exc:
+                if exc.errno in OUT_OF_DESCRIPTORS:
+                    self._starve(exc)
+                    return
+                if exc.errno in _NEXT_PLEASE:
+                    continue
+                raise
+            self._spare = None
+            client = _socket.socket(self._sock.family, self._sock.type, self._sock.proto, fileno=fd)
+            client.setblocking(False)
+            connection = Connection(self, client, backend)
+            self._live.add(connection)
+            self._counters.connections += 1
+            connection.dial(self._address)
+
+    def _new_backend(self) -> _socket.socket:
+        transport = self._transport
+        sock = _socket.socket(self._family, transport.kind | _socket.SOCK_NONBLOCK, transport.number)
+        transport.tune(sock)
+        return sock
+
+    def _starve(self, exc: OSError) -> None:
+        self.poller.change(self._sock.fileno(), 0)
+        if not self._starving:
+            self._starving = True
+            self._counters.out_of_descriptors += 1
+            self._log.warn(
+                "starve",
+                f"cannot accept more than the present {len(self._live)} connections:"
+                f" {conn.words(exc.errno or errno.EMFILE)}; new clients wait until one ends"
+                " (raise LimitNOFILE, ulimit -n)",
+            )
+        self.poller.when_descriptors_free(self._feed)
+        if self._retry is None:
+            self._retry = self.poller.loop.call_later(self._retry_s, self._feed)
+            self._retry_s = min(2 * self._retry_s, _RETRY_S[1])
+
+    def _feed(self) -> None:
+        if self._retry is not None:
+            self._retry.cancel()
+            self._retry = None
+        if self._sock.fileno() >= 0:
+            self.poller.change(self._sock.fileno(), select.EPOLLIN)
+
+    def _fed(self) -> None:
+        """The backlog is empty: whatever shortage there was is over."""
+        if self._starving:
+            self._starving = False
+            self._retry_s = _RETRY_S[0]
+            self._log.info(f"accepting again, with {len(self._live)} connections")
+
+    def _end_overdue(self) -> None:
+        self._look = self.poller.loop.call_later(self._look_after, self._end_overdue)
+        now = time.monotonic()
+        limits = self._limits
+        for connection in list(self._live):
+            quiet_s = connection.quiet_s(now)
+            if connection.dialing:
+                limit_s = limits.connect_s
+            elif connection.half_closed and limits.half_closed_s:
+                limit_s = min(limits.half_closed_s, limits.idle_s or limits.half_closed_s)
+            else:
+                limit_s = limits.idle_s
+            if limit_s and quiet_s >= limit_s:
+                connection.time_out()
+
+
+def _shortest(limits: Limits) -> float:
+    return min((s for s in (limits.connect_s, limits.idle_s, limits.half_closed_s) if s), default=0.0)

@@ -1,0 +1,63 @@
+"""Where messages go: stderr, or the system log where stderr is /dev/null, as under dockerd.
+
+The system log is written as one datagram per message to /dev/log (RFC 3164, as syslog(3) does), never blocking: a
+stuck log daemon must not stop traffic. A message that cannot be delivered is dropped: there is nowhere left to say so.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+import time
+
+from pyproxy.ratelimit import RateLimit
+
+_SYSTEM_LOG = "/dev/log"
+_STDERR_FD = 2
+
+# RFC 3164 section 4.1.1: facility 3 is "system daemons"; severities as in syslog(3).
+_DAEMON = 3 << 3
+_ERROR, _WARNING, _INFO = 3, 4, 6
+
+
+class Log:
+    """Messages about one published port. `name` goes before each: `tcp 0.0.0.0:1234`."""
+
+    def __init__(self, name: str, *, system_log: str = _SYSTEM_LOG) -> None:
+        self._name = name
+        self._limit = RateLimit()
+        self._system_log = system_log if _stderr_is_null() else None
+
+    def info(self, text: str) -> None:
+        self._write(_INFO, text)
+
+    def error(self, text: str) -> None:
+        self._write(_ERROR, text)
+
+    def warn(self, kind: str, text: str) -> None:
+        """Say `text`, unless a message of this kind was said a moment ago (`ratelimit.INTERVAL_S`)."""
+        held_back = self._limit.admit(kind, time.monotonic())
+        if held_back is None:
+            return
+        self._write(_WARNING, text + (f" ({held_back} more like it since the last such line)" if held_back else ""))
+
+    def _write(self, severity: int, text: str) -> None:
+        line = f"{self._name}: {text}"
+        try:
+            if self._system_log is None:
+                os.write(_STDERR_FD, f"pyproxy: {line}\n".encode())
+                return
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as sock:
+                message = f"<{_DAEMON | severity}>pyproxy[{os.getpid()}]: {line}"
+                sock.sendto(message.encode(), self._system_log)
+        except OSError:
+            return  # no log daemon, or stderr closed: see the module's first lines
+
+
+def _stderr_is_null() -> bool:
+    try:
+        found = os.fstat(_STDERR_FD)
+    except OSError:
+        return True
+    return stat.S_ISCHR(found.st_mode) and found.st_rdev == os.stat(os.devnull).st_rdev

@@ -1,0 +1,110 @@
+"""One direction of an SCTP association: whole messages from a source socket to a sink socket.
+
+The counterpart of `stream.py`, with the same `pump`, for one-to-one style sockets (RFC 6458 section 4). A message is
+sent on when its end has been seen, with its stream, payload identifier and ordering. At most one message is held while
+the sink does not take it.
+"""
+
+from __future__ import annotations
+
+import _socket
+import socket
+import struct
+
+from pyproxy.ancillary import SCTP_INFO_SPACE, Ancillary, sctp_onward
+from pyproxy.ending import END, MORE, SINK_FAILED, SOURCE_FAILED, WAIT
+from pyproxy.stream import NOTHING, SINK, SOURCE, TURN
+
+# include/uapi/linux/sctp.h
+_SCTP_INITMSG = 2
+_SCTP_NODELAY = 3
+_SCTP_RECVRCVINFO = 32
+
+# Streams asked for and granted, each way: docker-proxy's number (ishidawataru/sctp, SCTP_MAX_STREAM), so that any
+# stream a peer may use exists on the far side too.
+_STREAMS = 0xFFFF
+
+# A longer message cannot be sent on in one piece under Linux's default socket buffers, so it is refused.
+_LONGEST_MESSAGE = 1 << 20
+
+_READ_BYTES = 1 << 16
+_TURN = 64
+_BUFFER = bytearray(_READ_BYTES)
+
+
+def tune(sock: _socket.socket) -> None:
+    """Set what both sides have: no delay, all streams, and the information that goes with each message."""
+    sock.setsockopt(socket.IPPROTO_SCTP, _SCTP_NODELAY, 1)
+    sock.setsockopt(socket.IPPROTO_SCTP, _SCTP_RECVRCVINFO, 1)
+    sock.setsockopt(socket.IPPROTO_SCTP, _SCTP_INITMSG, struct.pack("=HHHH", _STREAMS, _STREAMS, 0, 0))
+
+
+class MessageRelay:
+    """Moves messages from `source` to `sink` whenever `pump` is called; says by `waits` when to call it again."""
+
+    __slots__ = ("_held", "_partial", "_sink", "_source", "moved", "waits")
+
+    def __init__(self, source: _socket.socket, sink: _socket.socket) -> None:
+        self._source = source
+        self._sink = sink
+        self._partial: tuple[bytearray, Ancillary] | None = None  # the start of a message whose end is to come
+        self._held: tuple[bytes, Ancillary] | None = None  # whole, but not yet taken by the sink
+        self.waits = SOURCE
+        self.moved = 0  # bytes that the sink has taken
+
+    def pump(self, exhaustive: bool = True) -> int:
+        """As `stream.StreamRelay.pump`; always reads until there is no more."""
+        for _ in range(_TURN):
+            if self._held is not None:
+                outcome = self._send_held()
+                if outcome != MORE:
+                    return outcome
+            outcome = self._receive()
+            if outcome != MORE:
+                return outcome
+        self.waits = TURN
+        return MORE
+
+    def release(self) -> None:
+        self.waits = NOTHING
+        self._held = self._partial = None
+
+    def _receive(self) -> int:
+        try:
+            size, ancillary, flags, _ = self._source.recvmsg_into([_BUFFER], SCTP_INFO_SPACE)
+        except BlockingIOError:
+            self.waits = SOURCE
+            return WAIT
+        except OSError:
+            self.waits = NOTHING
+            return SOURCE_FAILED
+        if not size:
+            self.waits = NOTHING
+            # An association that ends inside a message has not delivered it.
+            return END if self._partial is None else SOURCE_FAILED
+        if self._partial is None:
+            self._partial = (bytearray(), sctp_onward(ancillary))
+        message, onward = self._partial
+        message += memoryview(_BUFFER)[:size]
+        if len(message) > _LONGEST_MESSAGE:
+            self.waits = NOTHING
+            return SOURCE_FAILED
+        if flags & socket.MSG_EOR:
+            self._held = (bytes(message), onward)
+            self._partial = None
+        return MORE
+
+    def _send_held(self) -> int:
+        assert self._held is not None
+        message, onward = self._held
+        try:
+            self._sink.sendmsg([message], onward)
+        except BlockingIOError:
+            self.waits = SINK
+            return WAIT
+        except OSError:
+            self.waits = NOTHING
+            return SINK_FAILED
+        self.moved += len(message)
+        self._held = None
+        return MORE

@@ -1,0 +1,137 @@
+"""The data path's epoll: one descriptor that the asyncio loop watches as a single reader.
+
+Why not `loop.add_reader` for each socket: an edge-triggered registration is made once in a socket's life (one
+epoll_ctl, where back-pressure through add_reader and remove_reader costs two each time it toggles), a half-closed
+socket can still report that its peer reset it, and the same code runs alike on uvloop and on asyncio's own loop.
+asyncio keeps signals and timers.
+
+Edge-triggered means that a handler reads until the kernel says there is no more, or asks for `again`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import select
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Protocol
+
+READABLE = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR | select.EPOLLPRI
+WRITABLE = select.EPOLLOUT | select.EPOLLHUP | select.EPOLLERR
+
+# For a connected stream socket's whole life. PRI: urgent data makes a read stop short of what is there.
+BOTH_EDGES = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLPRI | select.EPOLLET
+
+# Events taken in one go: enough to share the call's cost, few enough that the loop's timers get their turn. A guess.
+_BATCH = 256
+
+
+class Closable(Protocol):
+    """What the poller can watch and close: a socket."""
+
+    def fileno(self) -> int: ...
+
+    def close(self) -> None: ...
+
+
+class Poller:
+    """Calls a handler with the event mask of its descriptor. Owned by whoever runs the loop, who calls `close`.
+
+    A handler's exception goes to the loop's exception handler; the batch it came from is finished all the same.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self._epoll = select.epoll()
+        self._handlers: dict[int, Callable[[int], None]] = {}
+        self._again: deque[Callable[[], None]] = deque()
+        self._closing: list[Closable] = []
+        self._dispatching = False
+        self._scheduled = False
+        self._starved: list[Callable[[], None]] = []
+        loop.add_reader(self._epoll.fileno(), self._dispatch)
+
+    def watch(self, fd: int, events: int, handler: Callable[[int], None]) -> None:
+        """Call `handler` on `events` of `fd` until `close_socket`. OSError: ENOMEM, ENOSPC."""
+        self._epoll.register(fd, events)
+        self._handlers[fd] = handler
+
+    def change(self, fd: int, events: int) -> None:
+        """Watch for other events; 0 leaves only errors and hang-ups."""
+        self._epoll.modify(fd, events)
+
+    def hand_over(self, fd: int, handler: Callable[[int], None]) -> None:
+        """Call another handler from now on."""
+        self._handlers[fd] = handler
+
+    def again(self, turn: Callable[[], None]) -> None:
+        """Call `turn` once, after the events that wait now: for work cut short in favour of others."""
+        self._again.append(turn)
+        if not self._dispatching:
+            self._schedule()
+
+    def when_descriptors_free(self, retry: Callable[[], None]) -> None:
+        """Call `retry` once, after the next socket is closed here."""
+        self._starved.append(retry)
+
+    def close_socket(self, sock: Closable, *, at_once: bool = False) -> None:
+        """Stop watching `sock` and close it when the batch of events in hand is done; now, if there is none.
+
+        Later, because its number could otherwise be given to a new socket to which an event of the old one, already
+        in the batch, would then be reported. `at_once` is for a descriptor that is needed this moment; whoever gets
+        the number must bear a stray event.
+        """
+        self._handlers.pop(sock.fileno(), None)
+        if at_once:
+            sock.close()
+            return
+        self._closing.append(sock)
+        if not self._dispatching:
+            self._close_now()
+
+    def close(self) -> None:
+        """Stop for good. The sockets are their owners' to close."""
+        self.loop.remove_reader(self._epoll.fileno())
+        self._epoll.close()
+
+    def _dispatch(self) -> None:
+        self._deliver(iter(self._epoll.poll(0, _BATCH)))
+
+    def _deliver(self, events: Iterator[tuple[int, int]]) -> None:
+        handlers = self._handlers
+        self._dispatching = True
+        try:
+            for fd, mask in events:
+                # A socket closed earlier in this batch has no handler any more.
+                if (handler := handlers.get(fd)) is not None:
+                    handler(mask)
+            for _ in range(len(self._again)):
+                self._again.popleft()()
+        finally:
+            self._dispatching = False
+            if rest := list(events):
+                # A handler raised. An edge is told once, so the others must hear of theirs.
+                self.loop.call_soon(self._deliver, iter(rest))
+            if self._closing:
+                self._close_now()
+            if self._again:
+                self._schedule()
+
+    def _schedule(self) -> None:
+        if not self._scheduled:
+            self._scheduled = True
+            self.loop.call_soon(self._take_turns)
+
+    def _take_turns(self) -> None:
+        self._scheduled = False
+        if not self._epoll.closed:
+            self._dispatch()
+
+    def _close_now(self) -> None:
+        closing, self._closing = self._closing, []
+        for sock in closing:
+            sock.close()
+        if self._starved:
+            starved, self._starved = self._starved, []
+            for retry in starved:
+                retry()

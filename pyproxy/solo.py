@@ -1,0 +1,102 @@
+"""Solo: one process, one published port, from the answer to the stop.
+
+Everything here happens after dockerd has its answer, so here the event loop may be imported; clients that come
+meanwhile wait in the kernel's backlog. The process ends in a signal handler, at once: the kernel closes every
+descriptor faster than Python could, and frees the port with them.
+"""
+
+from __future__ import annotations
+
+import _socket
+import asyncio
+import os
+import resource
+import signal
+import socket
+import traceback
+from types import FrameType
+from typing import Any, NoReturn
+
+from pyproxy import messages, stream
+from pyproxy.bind import backend_address, socket_kind
+from pyproxy.counters import Counters
+from pyproxy.datagrams import DatagramRelay
+from pyproxy.flags import Settings
+from pyproxy.listener import Listener, Transport
+from pyproxy.log import Log
+from pyproxy.pipes import Pipes
+from pyproxy.poller import Poller
+from pyproxy.published import TCP, UDP
+
+
+def serve(settings: Settings, sock: _socket.socket) -> NoReturn:
+    """Serve the published port on `sock` until SIGINT or SIGTERM, then exit with status 0."""
+    log = Log(settings.port.host)
+    raise_descriptor_limit()
+    loop = new_loop(settings.loop)
+    loop.set_exception_handler(lambda _loop, context: _report(log, context))
+    relay = start(Poller(loop), settings, sock, log)
+
+    def stop(number: int, _frame: FrameType | None) -> None:
+        relay.prepare_stop()
+        log.info(f"stopped by {signal.Signals(number).name}: {relay.totals().summary()}")
+        os._exit(0)
+
+    def tell(_number: int, _frame: FrameType | None) -> None:
+        log.info(f"{relay.live} live, {relay.totals().summary()}")
+
+    signal.signal(signal.SIGINT, stop)
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGUSR1, tell)
+    log.info(f"serving -> {settings.port.container}")
+    loop.run_forever()
+    raise AssertionError("only a signal ends the loop")
+
+
+def start(poller: Poller, settings: Settings, sock: _socket.socket, log: Log) -> Listener | DatagramRelay:
+    """Begin to serve; the result owns `sock` and is closed by the caller."""
+    port = settings.port
+    backend = backend_address(port)
+    if port.proto == UDP:
+        return DatagramRelay(
+            poller,
+            socket.socket(fileno=sock.detach()),
+            backend,
+            max_flows=settings.udp_max_flows,
+            counters=Counters(),
+            log=log,
+        )
+    kind, number = socket_kind(port.proto)
+    if port.proto == TCP:
+        pipes = Pipes()
+        transport = Transport(kind, number, stream.tune, lambda a, b: stream.StreamRelay(a, b, pipes), half_close=True)
+    else:
+        # RFC 9260 section 9.2: SCTP has no half-closed state.
+        transport = Transport(kind, number, messages.tune, messages.MessageRelay, half_close=False)
+    return Listener(poller, sock, transport, backend, limits=settings.limits, counters=Counters(), log=log)
+
+
+def new_loop(name: str) -> asyncio.AbstractEventLoop:
+    """Return a new event loop: `uvloop`, `asyncio`, or `auto`, which is uvloop where it is installed."""
+    if name != "asyncio":
+        try:
+            import uvloop
+        except ImportError:
+            if name == "uvloop":
+                raise
+        else:
+            return uvloop.new_event_loop()
+    return asyncio.new_event_loop()
+
+
+def raise_descriptor_limit() -> None:
+    """Raise the soft limit to the hard one, as Go's runtime does: a connection takes two descriptors."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _report(log: Log, context: dict[str, Any]) -> None:
+    """A defect of ours, in one connection's handler: say it once, whole, and serve the others."""
+    exc = context.get("exception")
+    trace = "".join(traceback.format_exception(exc)) if isinstance(exc, BaseException) else ""
+    log.error(f"internal error, please report it: {context.get('message')}\n{trace}".rstrip())

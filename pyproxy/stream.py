@@ -1,0 +1,193 @@
+"""One direction of a TCP connection: bytes from a source socket to a sink socket.
+
+Copies at first (`recv` into a shared buffer, `send`): two system calls and no descriptors. When reads keep filling
+the buffer the traffic is bulk, and the bytes then go through a pipe by splice(2) and never enter this process. At
+most one buffer or one pipe's content is held while the sink does not take it; nothing is read meanwhile, so the
+source feels the back-pressure through TCP. Owns no socket; owns the pipe it borrowed, until `release`.
+"""
+
+from __future__ import annotations
+
+import _socket
+import os
+from typing import Final
+
+from pyproxy.ending import END, MORE, SINK_FAILED, SOURCE_FAILED, WAIT
+from pyproxy.pipes import PIPE_BYTES, Pipes
+
+# What a relay waits for.
+SOURCE, SINK, TURN, NOTHING = range(4)
+
+# One read while copying. 64 KiB is what a pipe holds by default and a receive buffer has ready at moderate rates.
+COPY_BYTES = 1 << 16
+
+# Reads that fill the buffer, in a row, before splice takes over: one alone is a large message, not yet bulk.
+_FULL_READS = 2
+
+# Wake-ups in a row that bring less than a copy would have, before splice hands back to copying.
+_THIN_WAKE_UPS = 4
+
+# Reads in one turn before other connections get theirs: at most 16 buffers, or pipes, is about 1 ms. A guess that
+# bench/ will settle.
+_TURN = 16
+
+_SPLICE: Final = os.SPLICE_F_NONBLOCK | os.SPLICE_F_MOVE
+
+# Shared by every relay of the process: it is empty whenever a relay is not running, and only one runs at a time.
+_BUFFER = memoryview(bytearray(COPY_BYTES))
+
+
+# Go's default keepalive, on both sides, which docker-proxy's connections have (net.Dialer, net.ListenConfig).
+_KEEPALIVE_S = 15
+
+
+def tune(sock: _socket.socket) -> None:
+    """Set what both sides have: no delay, keepalive, and urgent bytes left in the stream, where they are not lost
+    (RFC 6093). On a listening socket: the sockets it accepts inherit all three (net/ipv4/tcp.c, net/core/sock.c).
+    """
+    sock.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_NODELAY, 1)
+    sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_KEEPALIVE, 1)
+    sock.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_KEEPIDLE, _KEEPALIVE_S)
+    sock.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_KEEPINTVL, _KEEPALIVE_S)
+    sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_OOBINLINE, 1)
+
+
+class StreamRelay:
+    """Moves bytes from `source` to `sink` whenever `pump` is called; says by `waits` when to call it again."""
+
+    __slots__ = ("_ended", "_full_reads", "_held", "_pipe", "_piped", "_pipes", "_sink", "_source", "moved", "waits")
+
+    def __init__(self, source: _socket.socket, sink: _socket.socket, pipes: Pipes) -> None:
+        self._source = source
+        self._sink = sink
+        self._pipes = pipes
+        self._held: memoryview | None = None  # read, but not yet taken by the sink
+        self._pipe: tuple[int, int] | None = None
+        self._piped = 0  # bytes in the pipe
+        self._ended = WAIT  # END or SOURCE_FAILED, met while the pipe still held bytes
+        self._full_reads = 0  # copying: full reads in a row; splicing: thin wake-ups in a row
+        self.waits = SOURCE
+        self.moved = 0  # bytes that the sink has taken
+
+    def pump(self, exhaustive: bool) -> int:
+        """Move what can be moved; return what happened (`ending`: WAIT, MORE, END, SOURCE_FAILED, SINK_FAILED).
+
+        Unless `exhaustive`, a read that leaves room in the buffer is taken for the last one (epoll(7), question 9):
+        not so when the end of the stream or urgent data has been announced, or when an edge may have been missed.
+        """
+        if self._held is not None:
+            outcome = self._send_held()
+            if outcome != MORE:
+                return outcome
+        outcome = self._copy(exhaustive) if self._pipe is None else self._splice()
+        if outcome == MORE:
+            self.waits = TURN
+        elif outcome != WAIT:
+            self.waits = NOTHING
+        return outcome
+
+    def release(self) -> None:
+        """Give the pipe back. Call once, when the direction is over, however it ended."""
+        self.waits = NOTHING
+        self._held = None
+        if self._pipe is not None:
+            self._pipes.give_back(self._pipe, empty=not self._piped)
+            self._pipe = None
+
+    def _send_held(self) -> int:
+        assert self._held is not None
+        try:
+            sent = self._sink.send(self._held)
+        except BlockingIOError:
+            sent = 0
+        except OSError:
+            self.waits = NOTHING
+            return SINK_FAILED
+        self.moved += sent
+        if sent < len(self._held):
+            self._held = self._held[sent:]
+            self.waits = SINK
+            return WAIT
+        self._held = None
+        return MORE
+
+    def _copy(self, exhaustive: bool) -> int:
+        for _ in range(_TURN):
+            try:
+                size = self._source.recv_into(_BUFFER)
+            except BlockingIOError:
+                self.waits = SOURCE
+                return WAIT
+            except OSError:
+                return SOURCE_FAILED
+            if not size:
+                return END
+            try:
+                sent = self._sink.send(_BUFFER[:size])
+            except BlockingIOError:
+                sent = 0
+            except OSError:
+                return SINK_FAILED
+            self.moved += sent
+            if sent < size:
+                self._held = memoryview(bytes(_BUFFER[sent:size]))
+                self.waits = SINK
+                return WAIT
+            if size == COPY_BYTES:
+                self._full_reads += 1
+                if self._full_reads >= _FULL_READS and (pipe := self._pipes.borrow()) is not None:
+                    self._pipe = pipe
+                    self._full_reads = 0
+                    return self._splice()
+                continue
+            self._full_reads = 0
+            if not exhaustive:
+                self.waits = SOURCE
+                return WAIT
+        return MORE
+
+    def _splice(self) -> int:
+        assert self._pipe is not None
+        from_pipe, into_pipe = self._pipe
+        source, sink = self._source.fileno(), self._sink.fileno()
+        before = self.moved
+        for _ in range(_TURN):
+            was_empty = not self._piped
+            drained = False
+            if self._ended == WAIT:
+                try:
+                    size = os.splice(source, into_pipe, PIPE_BYTES, flags=_SPLICE)
+                    if not size:
+                        self._ended = END
+                    self._piped += size
+                except BlockingIOError:
+                    # Either the source has nothing or the pipe has no room: an empty pipe has room.
+                    drained = was_empty
+                except OSError:
+                    self._ended = SOURCE_FAILED
+            if self._piped:
+                try:
+                    size = os.splice(from_pipe, sink, self._piped, flags=_SPLICE)
+                except BlockingIOError:
+                    self.waits = SINK
+                    return WAIT
+                except OSError:
+                    return SINK_FAILED
+                self._piped -= size
+                self.moved += size
+            if self._ended != WAIT and not self._piped:
+                return self._ended
+            if drained:
+                self._consider_copying(self.moved - before)
+                self.waits = SOURCE
+                return WAIT
+        return MORE
+
+    def _consider_copying(self, moved: int) -> None:
+        """After a wake-up in which splice moved this many bytes and left the pipe empty."""
+        assert self._pipe is not None
+        self._full_reads = self._full_reads + 1 if moved < COPY_BYTES else 0
+        if self._full_reads >= _THIN_WAKE_UPS:
+            self._pipes.give_back(self._pipe, empty=True)
+            self._pipe = None
+            self._full_reads = 0
