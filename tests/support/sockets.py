@@ -68,7 +68,7 @@ def serving(handle: Callable[[socket.socket], None], ip: str = "127.0.0.1") -> I
     threads: list[threading.Thread] = []
 
     def handle_and_close(sock: socket.socket) -> None:
-        with sock:
+        with sock, contextlib.suppress(ConnectionResetError):
             handle(sock)
 
     def serve() -> None:
