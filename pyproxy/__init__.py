@@ -6,7 +6,8 @@ Follow one byte. The files, in the order in which it meets them:
     published.py   a published port: protocol and two addresses (pure)
     bind.py        the host socket: bound here, or adopted from descriptor 4
     parent.py      the answer to dockerd on descriptor 3
-    solo.py        one published port's life, from the answer to the stop
+    tune.py        socket options, the same on both sides
+    solo.py        one published port's life, from its first client to the stop
     poller.py      the data path's epoll, one reader of the asyncio loop
     listener.py    accept clients in batches; survive running out of descriptors
     connection.py  a client and its backend: dial, relay both ways, end

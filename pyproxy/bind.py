@@ -13,6 +13,7 @@ import os
 
 from pyproxy.errors import StartError
 from pyproxy.published import SCTP, TCP, UDP, PublishedPort, family_of
+from pyproxy.tune import tune
 
 LISTEN_FD = 4  # where dockerd's -use-listen-fd puts the socket: the second of exec.Cmd's ExtraFiles
 
@@ -40,8 +41,6 @@ def host_socket(port: PublishedPort, *, adopt: bool) -> _socket.socket:
         # Port 0, or an adopted socket's own address, is known only now.
         port.host_ip, port.host_port = sock.getsockname()[:2]
         _refuse_a_circle(port)
-        if port.proto == UDP:
-            _ask_for_packet_info(sock)
     except BaseException:
         sock.close()
         raise
@@ -85,9 +84,7 @@ def _bind(port: PublishedPort) -> _socket.socket:
         if port.proto == TCP:
             # Connections in TIME_WAIT must not keep a restarted container from its port.
             sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_REUSEADDR, 1)
-        if port.proto == UDP:
-            # Before bind: a datagram that arrives in between would carry no destination.
-            _ask_for_packet_info(sock)
+        _prepare(sock, port.proto)
         sock.bind(address)
         if port.proto != UDP:
             sock.listen(_BACKLOG)
@@ -97,7 +94,12 @@ def _bind(port: PublishedPort) -> _socket.socket:
     return sock
 
 
-def _ask_for_packet_info(sock: _socket.socket) -> None:
+def _prepare(sock: _socket.socket, proto: str) -> None:
+    """Set the options that must be there when the first client comes."""
+    tune(sock, proto)
+    if proto != UDP:
+        return
+    # A datagram that came before this says nothing of its destination.
     if sock.family == _socket.AF_INET6:
         sock.setsockopt(_socket.IPPROTO_IPV6, _socket.IPV6_RECVPKTINFO, 1)
     else:
@@ -122,6 +124,7 @@ def _adopt(port: PublishedPort) -> _socket.socket:
             raise StartError(f"{where} is not listening: the parent must call listen() before it starts pyproxy")
         if port.proto == UDP and not sock.getsockname()[1]:
             raise StartError(f"{where} is not bound: the parent must call bind() before it starts pyproxy")
+        _prepare(sock, port.proto)
     except BaseException:
         sock.close()
         raise

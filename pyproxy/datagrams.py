@@ -20,6 +20,8 @@ from pyproxy.flows import IDLE_S, FlowTable
 from pyproxy.listener import OUT_OF_DESCRIPTORS
 from pyproxy.log import Log
 from pyproxy.poller import Poller
+from pyproxy.published import UDP
+from pyproxy.tune import tune
 
 # The largest UDP payload is 65,507 bytes over IPv4 and 65,527 over IPv6: nothing is ever cut short.
 _BUFFER = memoryview(bytearray(1 << 16))
@@ -27,15 +29,9 @@ _BUFFER = memoryview(bytearray(1 << 16))
 # Datagrams read from one socket before others get their turn.
 _TURN = 64
 
-# Asked for on every socket: room for a burst while this process does something else. The kernel grants it to root
-# (SO_RCVBUFFORCE), others get up to net.core.rmem_max. Memory is used only while datagrams wait.
-_RECEIVE_BUFFER_BYTES = 4 << 20
-
 # A connected socket reports a port-unreachable that came back for an earlier datagram on the next call, which then
 # does nothing. One more could arrive in between.
 _TRIES = 3
-
-_SO_RCVBUFFORCE = 33  # include/uapi/asm-generic/socket.h
 
 Address = tuple[str | int, ...]
 Key = tuple[Address, bytes]
@@ -55,7 +51,7 @@ class Flow:
 
 
 class DatagramRelay:
-    """Serves a bound UDP socket until `close`. Takes the socket over.
+    """Serves a bound and tuned UDP socket until `close`. Takes the socket over.
 
     `backend`: family and address of the container. `max_flows`: at this many the least recently used goes first.
     `idle_s`: a flow ends this long after its last datagram.
@@ -79,7 +75,7 @@ class DatagramRelay:
         self._counters = counters
         self._log = log
         self._expiry: asyncio.TimerHandle | None = None
-        _prepare(sock)
+        sock.setblocking(False)
         poller.watch(sock.fileno(), select.EPOLLIN, self._on_clients)
 
     @property
@@ -148,7 +144,8 @@ class DatagramRelay:
             self._evict(at_once=True)
             sock = socket.socket(self._family, socket.SOCK_DGRAM)
         try:
-            _prepare(sock)
+            sock.setblocking(False)
+            tune(sock, UDP)
             sock.connect(self._address)
         except OSError:
             sock.close()
@@ -218,11 +215,3 @@ class DatagramRelay:
             self._counters.flows_expired += 1
             self._poller.close_socket(flow.sock)
         self._expire_later(now)
-
-
-def _prepare(sock: socket.socket) -> None:
-    sock.setblocking(False)
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _RECEIVE_BUFFER_BYTES)
-    except PermissionError:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER_BYTES)

@@ -18,11 +18,13 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from pyproxy import connection as conn
+from pyproxy.bind import socket_kind
 from pyproxy.connection import Connection, Relay
 from pyproxy.counters import Counters
 from pyproxy.flags import Limits
 from pyproxy.log import Log
 from pyproxy.poller import Poller
+from pyproxy.tune import tune
 
 # Clients accepted in one go before others get their turn.
 _BATCH = 64
@@ -58,9 +60,7 @@ _LOOKS_PER_LIMIT = 4
 class Transport(NamedTuple):
     """What TCP and SCTP do differently."""
 
-    kind: int  # of socket, and its protocol number, as socket(2) has them
-    number: int
-    tune: Callable[[_socket.socket], None]  # options for the listening and for each backend socket
+    proto: str
     relay: Callable[[_socket.socket, _socket.socket], Relay]  # one direction, from (source, sink)
     half_close: bool  # may one side finish before the other?
 
@@ -94,12 +94,13 @@ class Listener:
         self._live: set[Connection] = set()
         self._spare: _socket.socket | None = None
         self._starving = False
+        # Clients inherit the listening socket's options as they connect (net/core/sock.c, sk_clone_lock). Those who
+        # had connected before an adopted socket was tuned did not: they are the ones in the backlog at the start.
+        self._inherited = False
         self._retry_s = _RETRY_S[0]
         self._retry: asyncio.TimerHandle | None = None
         self._look: asyncio.TimerHandle | None = None
         sock.setblocking(False)
-        # Accepted sockets inherit all of it (net/ipv4/tcp_minisocks.c, net/core/sock.c): no call per client.
-        transport.tune(sock)
         poller.watch(sock.fileno(), select.EPOLLIN, self._on_clients)
         self._look_after = _shortest(limits) / _LOOKS_PER_LIMIT
         if self._look_after:
@@ -171,15 +172,17 @@ class Listener:
             self._spare = None
             client = _socket.socket(self._sock.family, self._sock.type, self._sock.proto, fileno=fd)
             client.setblocking(False)
+            if not self._inherited:
+                tune(client, self._transport.proto)
             connection = Connection(self, client, backend)
             self._live.add(connection)
             self._counters.connections += 1
             connection.dial(self._address)
 
     def _new_backend(self) -> _socket.socket:
-        transport = self._transport
-        sock = _socket.socket(self._family, transport.kind | _socket.SOCK_NONBLOCK, transport.number)
-        transport.tune(sock)
+        kind, number = socket_kind(self._transport.proto)
+        sock = _socket.socket(self._family, kind | _socket.SOCK_NONBLOCK, number)
+        tune(sock, self._transport.proto)
         return sock
 
     def _starve(self, exc: OSError) -> None:
@@ -206,7 +209,8 @@ class Listener:
             self.poller.change(self._sock.fileno(), select.EPOLLIN)
 
     def _fed(self) -> None:
-        """The backlog is empty: whatever shortage there was is over."""
+        """The backlog is empty: whatever shortage there was is over, and all who come now come to a tuned socket."""
+        self._inherited = True
         if self._starving:
             self._starving = False
             self._retry_s = _RETRY_S[0]

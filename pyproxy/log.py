@@ -2,12 +2,13 @@
 
 The system log is written as one datagram per message to /dev/log (RFC 3164, as syslog(3) does), never blocking: a
 stuck log daemon must not stop traffic. A message that cannot be delivered is dropped: there is nowhere left to say so.
+Light, as it is imported before the event loop is (see `__main__`).
 """
 
 from __future__ import annotations
 
+import _socket
 import os
-import socket
 import stat
 import time
 
@@ -48,9 +49,12 @@ class Log:
             if self._system_log is None:
                 os.write(_STDERR_FD, f"pyproxy: {line}\n".encode())
                 return
-            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as sock:
+            sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_DGRAM | _socket.SOCK_NONBLOCK)
+            try:
                 message = f"<{_DAEMON | severity}>pyproxy[{os.getpid()}]: {line}"
                 sock.sendto(message.encode(), self._system_log)
+            finally:
+                sock.close()
         except OSError:
             return  # no log daemon, or stderr closed: see the module's first lines
 

@@ -9,20 +9,10 @@ from __future__ import annotations
 
 import _socket
 import socket
-import struct
 
 from pyproxy.ancillary import SCTP_INFO_SPACE, Ancillary, sctp_onward
 from pyproxy.ending import END, MORE, SINK_FAILED, SOURCE_FAILED, WAIT
 from pyproxy.stream import NOTHING, SINK, SOURCE, TURN
-
-# include/uapi/linux/sctp.h
-_SCTP_INITMSG = 2
-_SCTP_NODELAY = 3
-_SCTP_RECVRCVINFO = 32
-
-# Streams asked for and granted, each way: docker-proxy's number (ishidawataru/sctp, SCTP_MAX_STREAM), so that any
-# stream a peer may use exists on the far side too.
-_STREAMS = 0xFFFF
 
 # A longer message cannot be sent on in one piece under Linux's default socket buffers, so it is refused.
 _LONGEST_MESSAGE = 1 << 20
@@ -30,13 +20,6 @@ _LONGEST_MESSAGE = 1 << 20
 _READ_BYTES = 1 << 16
 _TURN = 64
 _BUFFER = bytearray(_READ_BYTES)
-
-
-def tune(sock: _socket.socket) -> None:
-    """Set what both sides have: no delay, all streams, and the information that goes with each message."""
-    sock.setsockopt(socket.IPPROTO_SCTP, _SCTP_NODELAY, 1)
-    sock.setsockopt(socket.IPPROTO_SCTP, _SCTP_RECVRCVINFO, 1)
-    sock.setsockopt(socket.IPPROTO_SCTP, _SCTP_INITMSG, struct.pack("=HHHH", _STREAMS, _STREAMS, 0, 0))
 
 
 class MessageRelay:

@@ -1,8 +1,7 @@
-"""Solo: one process, one published port, from the answer to the stop.
+"""Solo: one process, one published port, from the first client to the stop.
 
-Everything here happens after dockerd has its answer, so here the event loop may be imported; clients that come
-meanwhile wait in the kernel's backlog. The process ends in a signal handler, at once: the kernel closes every
-descriptor faster than Python could, and frees the port with them.
+Here the event loop is imported: a client is waiting for it in the kernel's backlog. The process ends in a signal
+handler, at once: the kernel closes every descriptor faster than Python could, and frees the port with them.
 """
 
 from __future__ import annotations
@@ -17,21 +16,21 @@ import traceback
 from types import FrameType
 from typing import Any, NoReturn
 
-from pyproxy import messages, stream
-from pyproxy.bind import backend_address, socket_kind
+from pyproxy.bind import backend_address
 from pyproxy.counters import Counters
 from pyproxy.datagrams import DatagramRelay
 from pyproxy.flags import Settings
 from pyproxy.listener import Listener, Transport
 from pyproxy.log import Log
+from pyproxy.messages import MessageRelay
 from pyproxy.pipes import Pipes
 from pyproxy.poller import Poller
-from pyproxy.published import TCP, UDP
+from pyproxy.published import SCTP, TCP, UDP
+from pyproxy.stream import StreamRelay
 
 
-def serve(settings: Settings, sock: _socket.socket) -> NoReturn:
+def serve(settings: Settings, sock: _socket.socket, log: Log) -> NoReturn:
     """Serve the published port on `sock` until SIGINT or SIGTERM, then exit with status 0."""
-    log = Log(settings.port.host)
     raise_descriptor_limit()
     loop = new_loop(settings.loop)
     loop.set_exception_handler(lambda _loop, context: _report(log, context))
@@ -48,7 +47,6 @@ def serve(settings: Settings, sock: _socket.socket) -> NoReturn:
     signal.signal(signal.SIGINT, stop)
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGUSR1, tell)
-    log.info(f"serving -> {settings.port.container}")
     loop.run_forever()
     raise AssertionError("only a signal ends the loop")
 
@@ -66,13 +64,12 @@ def start(poller: Poller, settings: Settings, sock: _socket.socket, log: Log) ->
             counters=Counters(),
             log=log,
         )
-    kind, number = socket_kind(port.proto)
     if port.proto == TCP:
         pipes = Pipes()
-        transport = Transport(kind, number, stream.tune, lambda a, b: stream.StreamRelay(a, b, pipes), half_close=True)
+        transport = Transport(TCP, lambda source, sink: StreamRelay(source, sink, pipes), half_close=True)
     else:
         # RFC 9260 section 9.2: SCTP has no half-closed state.
-        transport = Transport(kind, number, messages.tune, messages.MessageRelay, half_close=False)
+        transport = Transport(SCTP, MessageRelay, half_close=False)
     return Listener(poller, sock, transport, backend, limits=settings.limits, counters=Counters(), log=log)
 
 

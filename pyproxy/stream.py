@@ -37,21 +37,6 @@ _SPLICE: Final = os.SPLICE_F_NONBLOCK | os.SPLICE_F_MOVE
 _BUFFER = memoryview(bytearray(COPY_BYTES))
 
 
-# Go's default keepalive, on both sides, which docker-proxy's connections have (net.Dialer, net.ListenConfig).
-_KEEPALIVE_S = 15
-
-
-def tune(sock: _socket.socket) -> None:
-    """Set what both sides have: no delay, keepalive, and urgent bytes left in the stream, where they are not lost
-    (RFC 6093). On a listening socket: the sockets it accepts inherit all three (net/ipv4/tcp.c, net/core/sock.c).
-    """
-    sock.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_NODELAY, 1)
-    sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_KEEPALIVE, 1)
-    sock.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_KEEPIDLE, _KEEPALIVE_S)
-    sock.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_KEEPINTVL, _KEEPALIVE_S)
-    sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_OOBINLINE, 1)
-
-
 class StreamRelay:
     """Moves bytes from `source` to `sink` whenever `pump` is called; says by `waits` when to call it again."""
 

@@ -186,7 +186,7 @@ def test_udp_on_the_passed_socket(host: str, packet_info: bool) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_stopped_the_moment_it_has_answered_it_still_exits_0(number: int) -> None:
-    """A container that fails to start has its proxies stopped while they are still importing."""
+    """A container that fails to start has its proxies stopped at once."""
     for _ in range(20):
         with started(arguments_for(("127.0.0.1", 0), ("127.0.0.1", 9))) as child:
             assert child.first_answer() == b"0\n"

@@ -50,9 +50,24 @@ def test_version_is_one_line() -> None:
 def test_it_says_what_it_serves_and_why_it_stops() -> None:
     with running(*ENDS) as proxy:
         assert proxy.served == f"pyproxy: tcp 127.0.0.1:{proxy.port}: serving -> 127.0.0.1:9\n"
-        assert (
-            proxy.stop(signal.SIGTERM) == f"pyproxy: tcp 127.0.0.1:{proxy.port}: stopped by SIGTERM: 0 B up, 0 B down\n"
-        )
+        ended = proxy.stop(signal.SIGTERM)
+        assert ended == f"pyproxy: tcp 127.0.0.1:{proxy.port}: stopped by SIGTERM: no client so far\n"
+
+
+def test_a_proxy_without_clients_has_no_event_loop_yet() -> None:
+    """Most published ports never see a client here: until then neither time nor memory goes into one."""
+
+    def has_loop() -> bool:
+        return "uvloop" in Path(f"/proc/{proxy.process.pid}/maps").read_text()
+
+    with serving(echo) as backend, before(backend) as proxy:
+        assert "no client so far" in proxy.totals()
+        assert not has_loop()
+        with connect(proxy) as client:
+            client.sendall(b"x")
+            assert receive_exactly(client, 1) == b"x"
+        assert has_loop()
+        assert "stopped by SIGINT: 1 B up, 1 B down, 1 connections" in proxy.stop()
 
 
 @pytest.mark.parametrize(
@@ -225,7 +240,13 @@ def test_running_out_of_descriptors_is_survived_and_said_once(loop_flag: str) ->
 
 
 def test_the_soft_descriptor_limit_is_raised_to_the_hard_one() -> None:
-    with running(*ENDS, prefix=("prlimit", "--nofile=64:512")) as proxy:
+    with (
+        serving(echo) as backend,
+        running(*ENDS, "-container-port", str(backend[1]), prefix=("prlimit", "--nofile=64:512")) as proxy,
+        connect(proxy) as client,
+    ):
+        client.sendall(b"x")
+        assert receive_exactly(client, 1) == b"x"
         limits = Path(f"/proc/{proxy.process.pid}/limits").read_text()
         [line] = [line for line in limits.splitlines() if line.startswith("Max open files")]
         assert line.split()[3:5] == ["512", "512"]

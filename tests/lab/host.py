@@ -60,17 +60,13 @@ class ReferenceHost(World):
             self.run("ip", "link", "set", bridge, "up")
         for name, bridge, address, address6, gateways in _CONTAINERS:
             self.add_machine(name)
-            self._cable(name, f"veth-{name}", "eth0")
+            self.cable(name, f"veth-{name}", "eth0")
             self.run("ip", "link", "set", f"veth-{name}", "master", bridge)
             self._configure(name, "eth0", [address], [address6], gateways)
         self.add_machine("outside")
-        self._cable("outside", "eth0", "eth0")
+        self.cable("outside", "eth0", "eth0")
         self._configure(HOST, "eth0", ["10.0.0.27/24"], ["fd00:10::27/64"], ["10.0.0.1"])
         self._configure("outside", "eth0", ["10.0.0.1/24", "10.0.0.97/24"], ["fd00:10::1/64"], [])
-
-    def _cable(self, name: str, here: str, there: str) -> None:
-        self.run("ip", "link", "add", here, "type", "veth", "peer", "name", there, "netns", name)
-        self.run("ip", "link", "set", here, "up")
 
     def _configure(self, on: str, interface: str, ipv4: list[str], ipv6: list[str], gateways: list[str]) -> None:
         for address in ipv4:

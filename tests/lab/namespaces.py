@@ -8,6 +8,7 @@ As root, plain namespaces; else inside a user namespace, where the kernel allows
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 from collections.abc import Sequence
@@ -40,15 +41,27 @@ class WorldError(Exception):
     """No private world can be made here; the text says why."""
 
 
+class CommandError(Exception):
+    """A command on a machine failed: its words, and what it complained of."""
+
+    def __init__(self, command: Sequence[str], status: int, said: str) -> None:
+        super().__init__(f"{' '.join(command)}: {said.strip() or 'status'} ({status})")
+
+
 class World:
     """A private set of machines. Use as a context manager; leaving it ends every process inside."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, own_processes: bool = False) -> None:
+        """`own_processes`: programs see, and are seen in, the private PID namespace only. Whatever they leave behind
+        then dies with the world as well; but `start` returns nsenter's process instead of the program's.
+        """
+        self._own_processes = ("--pid",) if own_processes else ()
         self._rootless = os.geteuid() != 0
         user = ("--user", "--map-root-user") if self._rootless else ()
         spaces = ("unshare", *user, "--net", "--mount", "--pid", "--fork", "--kill-child")
+        own_proc = ("--mount-proc",) if own_processes else ()
         self._holder = subprocess.Popen(
-            [*_DIE_WITH_PARENT, *spaces, "sh", "-c", _HOLDER],
+            [*_DIE_WITH_PARENT, *spaces, *own_proc, "sh", "-c", _HOLDER],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -83,28 +96,26 @@ class World:
         self.run("ip", "link", "set", "lo", "up", on=name)
         self.run("sh", "-c", "echo 0 >/proc/sys/net/ipv6/conf/default/accept_dad", on=name)
 
+    def cable(self, name: str, here: str, there: str) -> None:
+        """A veth pair from interface `here` of the host to interface `there` of machine `name`; `here` is up."""
+        self.run("ip", "link", "add", here, "type", "veth", "peer", "name", there, "netns", name)
+        self.run("ip", "link", "set", here, "up")
+
     def command(self, *command: str, on: str = HOST) -> list[str]:
         """The command line that runs `command` on a machine, from outside, as a direct child that dies with us."""
         network = f"/proc/{self._pid}/root/run/netns/{on}" if on != HOST else f"/proc/{self._pid}/ns/net"
         user = ("--user", "--preserve-credentials") if self._rootless else ()
-        return [
-            "nsenter",
-            "--target",
-            str(self._pid),
-            *user,
-            "--mount",
-            f"--net={network}",
-            *_DIE_WITH_PARENT,
-            *command,
-        ]
+        target = ("--target", str(self._pid), *user, "--mount", *self._own_processes)
+        enter = ("nsenter", *target, f"--net={network}")
+        return [*enter, *_DIE_WITH_PARENT, *command]
 
     def run(self, *command: str, on: str = HOST, stdin: str = "") -> str:
-        """Run to the end and return what it printed. CalledProcessError carries what it complained of."""
+        """Run to the end and return what it printed. CommandError carries what it complained of."""
         done = subprocess.run(
             self.command(*command, on=on), input=stdin, capture_output=True, text=True, timeout=60, check=False
         )
         if done.returncode:
-            raise subprocess.CalledProcessError(done.returncode, command, done.stdout, done.stderr)
+            raise CommandError(command, done.returncode, done.stderr or done.stdout)
         return done.stdout
 
     def start(
@@ -120,6 +131,11 @@ class World:
         self._processes.append(process)
         return process
 
+    def processes(self, on: str = HOST) -> list[int]:
+        """Process ids, as seen from outside, of all that lives on a machine: programs, and the holder on HOST."""
+        network = self.run("readlink", "/proc/self/ns/net", on=on).strip()
+        return processes_in(network)
+
     def _end_holder(self) -> None:
         self._holder.kill()
         self._holder.wait()
@@ -128,7 +144,12 @@ class World:
                 stream.close()
 
 
-def complaint(exc: subprocess.CalledProcessError) -> str:
-    """What a failed `World.run` said."""
-    command: Sequence[str] = exc.cmd
-    return f"{' '.join(command)}: {exc.stderr.strip() or exc.stdout.strip() or exc.returncode}"
+def processes_in(network: str) -> list[int]:
+    """Process ids in a network namespace, given as its link in /proc/PID/ns/net reads."""
+    found = []
+    for process in Path("/proc").iterdir():
+        if process.name.isdigit():
+            with contextlib.suppress(OSError):  # it may have ended by now
+                if os.readlink(process / "ns/net") == network:
+                    found.append(int(process.name))
+    return found

@@ -1,0 +1,113 @@
+"""A real dockerd in a private world, with pyproxy in docker-proxy's place."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import shutil
+import subprocess
+import tarfile
+from pathlib import Path
+
+from tests.lab.namespaces import CommandError, World, WorldError
+
+IMAGE = "busybox"
+_APPLETS = ["sh", "nc", "cat", "sleep", "echo", "mkfifo", "seq"]
+
+# Where scripts/debian-docker unpacks it; else whatever is installed.
+_UNPACKED = Path(__file__).parents[2] / "build" / "docker"
+_PATH = os.pathsep.join(
+    [str(_UNPACKED / "usr/sbin"), str(_UNPACKED / "usr/bin"), "/usr/sbin", "/sbin", os.environ["PATH"]]
+)
+
+_WAIT_FOR_API = """
+tail -F -n +1 "$1" 2>/dev/null | while read -r line; do
+    case $line in *"API listen on"*) exit 0 ;; *"failed to start"*) exit 1 ;; esac
+done
+"""
+
+
+def find(program: str) -> str | None:
+    """The path of one of Docker's programs, or None."""
+    return shutil.which(program, path=_PATH)
+
+
+class Dockerd(World):
+    """dockerd on the host machine of a private world; `docker` runs its client. WorldError says why it cannot be."""
+
+    def __init__(self, proxy: str) -> None:
+        if os.geteuid() != 0:
+            raise WorldError("dockerd takes root")
+        for program in ("dockerd", "containerd", "runc", "docker", "iptables", "busybox"):
+            if find(program) is None:
+                raise WorldError(f"no {program} here: `make test` as root installs it on Debian and Ubuntu")
+        self._group = f"pyproxy-test-{os.getpid()}"
+        super().__init__(own_processes=True)
+        try:
+            self._boot(proxy)
+        except CommandError as exc:
+            self.__exit__()
+            raise WorldError(f"dockerd does not run here: {exc}") from exc
+
+    def __exit__(self, *arguments: object) -> None:
+        super().__exit__(*arguments)
+        # Control groups are the machine's. All in it are dead, and the kernel removes a group that is empty.
+        for group in sorted(Path("/sys/fs/cgroup").glob(f"**/{self._group}/**/"), reverse=True):
+            with contextlib.suppress(OSError):
+                group.rmdir()
+
+    def docker(self, *arguments: str) -> str:
+        """Run the client; CommandError carries what a user would read."""
+        return self.run(f"{find('docker')}", "-H", _API, *arguments).strip()
+
+    def proxies(self) -> list[tuple[int, str]]:
+        """Process id, from outside, and arguments of every proxy that dockerd has."""
+        found = []
+        for pid in self.processes():
+            words = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+            if "-container-ip" in words:
+                found.append((pid, " ".join(words[words.index("-proto") :]).strip()))
+        return sorted(found, key=lambda item: item[1])
+
+    def pid(self) -> str:
+        """dockerd's own, inside."""
+        return self.run("cat", "/run/docker.pid").strip()
+
+    def _boot(self, proxy: str) -> None:
+        log = "/run/dockerd.log"
+        flags = f"--data-root /run/data --exec-root /run/exec --pidfile /run/docker.pid --host {_API}"
+        flags += (
+            f" --storage-driver vfs --userland-proxy-path {proxy} --default-address-pool base=172.16.0.0/12,size=16"
+        )
+        self.start("sh", "-c", f"PATH={_PATH} exec dockerd {flags} >{log} 2>&1", stdout=None, stderr=None)
+        try:
+            self.run("timeout", "30", "sh", "-c", _WAIT_FOR_API, "wait", log)
+        except CommandError as exc:
+            raise WorldError(f"dockerd does not run here: {self.run('tail', '-n', '3', log)}") from exc
+        subprocess.run(
+            self.command(f"{find('docker')}", "-H", _API, "import", "-", IMAGE), input=_image(), check=True,
+            capture_output=True,
+        )  # fmt: skip
+
+
+_API = "unix:///run/docker.sock"
+
+
+def _image() -> bytes:
+    """A root file system of one static busybox, as a tar archive; and OpenBSD's nc, as busybox's has no UDP."""
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w") as tar:
+        tar.add(f"{find('busybox')}", "bin/busybox")
+        for path in [find("nc.openbsd"), *_libraries_of(f"{find('nc.openbsd')}")]:
+            tar.add(os.path.realpath(f"{path}"), f"{path}".lstrip("/"))
+        for applet in _APPLETS:
+            link = tarfile.TarInfo(f"bin/{applet}")
+            link.type, link.linkname = tarfile.SYMTYPE, "busybox"
+            tar.addfile(link)
+    return archive.getvalue()
+
+
+def _libraries_of(program: str) -> list[str]:
+    listed = subprocess.run(["ldd", program], capture_output=True, text=True, check=True).stdout
+    return [word for word in listed.split() if word.startswith("/")]
