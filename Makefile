@@ -11,7 +11,7 @@ demo: $(BIN)/pyproxy
 	scripts/system-packages lab
 	$(BIN)/python -m tests.lab
 
-test: $(BIN)/pytest $(DOCKER)
+test: $(BIN)/pytest $(DOCKER) build/base.tar build/wheels
 	scripts/system-packages test
 	PYTHONUNBUFFERED=1 $(BIN)/python -m pytest $(PYTEST_FLAGS)
 
@@ -46,6 +46,16 @@ $(BIN)/pytest $(BIN)/ruff &: $(BIN)/pyproxy
 $(DOCKER):
 	scripts/system-packages test
 	scripts/debian-docker $@
+
+# For the test of the Dockerfile, which can reach no registry: a base image, and the wheels that go into ours.
+build/base.tar:
+	scripts/system-packages test
+	scripts/debian-base $@
+
+build/wheels: pyproject.toml $(BIN)/pytest
+	rm -rf $@
+	$(BIN)/pip download --quiet --disable-pip-version-check --only-binary :all: --dest $@ uvloop hatchling \
+	    --python-version $$(/usr/bin/python3 -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 
 clean:
 	rm -rf .venv* build dist .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -61,6 +61,19 @@ class Dockerd(World):
         """Run the client; CommandError carries what a user would read."""
         return self.run(f"{find('docker')}", "-H", _API, *arguments).strip()
 
+    def await_log(self, container: str, words: str) -> None:
+        """Follow what a container says, on either stream, until a line has `words` in it."""
+        command = f"exec {find('docker')} -H {_API} logs -f {container} 2>&1"
+        follow = self.start("sh", "-c", command)
+        assert follow.stdout is not None
+        while words not in (line := follow.stdout.readline()):
+            assert line, f"{container} never said {words!r}"
+
+    def load(self, image: str, archive: bytes) -> None:
+        """Make an image of a root file system in a tar archive."""
+        command = self.command(f"{find('docker')}", "-H", _API, "import", "-", image)
+        subprocess.run(command, input=archive, check=True, capture_output=True)
+
     def proxies(self) -> list[tuple[int, str]]:
         """Process id, from outside, and arguments of every proxy that dockerd has."""
         found = []
@@ -85,10 +98,7 @@ class Dockerd(World):
             self.run("timeout", "30", "sh", "-c", _WAIT_FOR_API, "wait", log)
         except CommandError as exc:
             raise WorldError(f"dockerd does not run here: {self.run('tail', '-n', '3', log)}") from exc
-        subprocess.run(
-            self.command(f"{find('docker')}", "-H", _API, "import", "-", IMAGE), input=_image(), check=True,
-            capture_output=True,
-        )  # fmt: skip
+        self.load(IMAGE, _image())
 
 
 _API = "unix:///run/docker.sock"
