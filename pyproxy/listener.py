@@ -152,7 +152,9 @@ class Listener:
         elif how == conn.TIMED_OUT:
             counters.connections_timed_out += 1
 
-    def _on_clients(self, _events: int) -> None:
+    def _on_clients(self, _events: int = 0) -> None:
+        if self._sock.fileno() < 0:
+            return  # a turn that was asked for before the end
         for _ in range(_BATCH):
             try:
                 if (backend := self._spare) is None:
@@ -207,6 +209,8 @@ class Listener:
             self._retry = None
         if self._sock.fileno() >= 0:
             self.poller.change(self._sock.fileno(), select.EPOLLIN)
+            # Nobody may be waiting any more: only trying tells that the shortage is over.
+            self.poller.again(self._on_clients)
 
     def _fed(self) -> None:
         """The backlog is empty: whatever shortage there was is over, and all who come now come to a tuned socket."""
