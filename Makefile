@@ -2,57 +2,77 @@
 PYTHON ?= python3
 VENV ?= .venv-$(notdir $(PYTHON))
 BIN = $(VENV)/bin
+# pyproxy alone; and with what tests, linters and benchmark need.
+INSTALLED = $(VENV)/.installed
+DEV = $(VENV)/.dev
+PIP = $(BIN)/pip install --quiet --disable-pip-version-check --editable
 DOCKER = build/docker
 export PATH := $(PATH):/usr/sbin:/sbin
 
-.PHONY: demo test lint format coverage install clean
+.PHONY: demo test lint format coverage bench bench-quick bench-deps install clean
 
-demo: $(BIN)/pyproxy
+demo: $(INSTALLED)
 	scripts/system-packages lab
 	$(BIN)/python -m tests.lab
 
-test: $(BIN)/pytest $(DOCKER) build/base.tar build/wheels
+test: $(DEV) $(DOCKER) build/base.tar build/wheels
 	scripts/system-packages test
 	PYTHONUNBUFFERED=1 $(BIN)/python -m pytest $(PYTEST_FLAGS)
 
-lint: $(BIN)/ruff
+lint: $(DEV)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
-format: $(BIN)/ruff
+format: $(DEV)
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
 # Coverage of the program's own processes too, which the tests start; reported, not required.
-coverage: $(BIN)/pytest $(DOCKER)
+coverage: $(DEV) $(DOCKER)
 	$(BIN)/coverage erase
 	$(BIN)/coverage run -m pytest $(PYTEST_FLAGS)
 	$(BIN)/coverage combine -q
 	$(BIN)/coverage report
 
-install: $(BIN)/pyproxy
+# What pyproxy costs, against its peers: all of them in about ten minutes, or the first three in under two.
+bench: bench-deps
+	$(BIN)/python -m bench run $(BENCH_FLAGS)
 
-$(BIN)/pyproxy: pyproject.toml
+bench-quick: $(DEV) $(DOCKER)
+	scripts/system-packages test
+	$(BIN)/python -m bench run --quick $(BENCH_FLAGS)
+
+bench-deps: $(DEV) $(DOCKER) build/peers
+	scripts/system-packages test
+
+install: $(INSTALLED)
+
+$(INSTALLED): pyproject.toml
 	scripts/system-packages lab
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable .
+	$(PIP) .
 	touch $@
 
-$(BIN)/pytest $(BIN)/ruff &: $(BIN)/pyproxy
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[test,lint]'
-	touch $(BIN)/pytest $(BIN)/ruff $(BIN)/pyproxy
+$(DEV): $(INSTALLED)
+	$(PIP) '.[test,lint,bench]'
+	touch $@
 
+# A dockerd, and the proxies that others make, for tests and benchmark: unpacked, not installed.
 $(DOCKER):
 	scripts/system-packages test
-	scripts/debian-docker $@
+	scripts/debian-unpack $@ docker.io containerd runc tini
+
+build/peers:
+	scripts/debian-unpack $@ socat libwrap0 nginx libnginx-mod-stream systemd libsystemd-shared \
+	    haproxy liblua5.3-0 libopentracing-c-wrapper0 libopentracing1
 
 # For the test of the Dockerfile, which can reach no registry: a base image, and the wheels that go into ours.
 build/base.tar:
 	scripts/system-packages test
 	scripts/debian-base $@
 
-build/wheels: pyproject.toml $(BIN)/pytest
+build/wheels: pyproject.toml $(DEV)
 	rm -rf $@
 	$(BIN)/pip download --quiet --disable-pip-version-check --only-binary :all: --dest $@ uvloop hatchling \
 	    --python-version $$(/usr/bin/python3 -c 'import sys; print("%d.%d" % sys.version_info[:2])')

@@ -7,6 +7,7 @@ Follow one byte. The files, in the order in which it meets them:
     bind.py        the host socket: bound here, or adopted from descriptor 4
     parent.py      the answer to dockerd on descriptor 3
     tune.py        socket options, the same on both sides
+    signals.py     SIGINT, SIGTERM and SIGUSR1
     solo.py        one published port's life, from its first client to the stop
     poller.py      the data path's epoll, one reader of the asyncio loop
     listener.py    accept clients in batches; survive running out of descriptors

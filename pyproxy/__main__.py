@@ -10,18 +10,19 @@ That is why this module and those it imports at the top use `_socket` and `_sign
 
 from __future__ import annotations
 
-import _signal  # type: ignore[import-not-found]
 import _socket
 import os
 import select
 import sys
 
 from pyproxy import __version__, parent
-from pyproxy.bind import backend_address, host_socket
+from pyproxy.bind import LISTEN_FD, backend_address, host_socket
 from pyproxy.errors import StartError
 from pyproxy.flags import USAGE, Settings, parse
 from pyproxy.log import Log
+from pyproxy.signals import Signals, exit_on_stop, hold_stop
 
+_STDOUT_FD = 1
 _STDERR_FD = 2
 
 
@@ -30,40 +31,61 @@ def main() -> None:
     _fill_standard_descriptors()
     status = parent.status_pipe()
     # dockerd may stop us the moment it has its answer, and death by signal is an error to it (moby: cmd.Wait).
-    _signal.signal(_signal.SIGINT, _exit_at_once)
-    _signal.signal(_signal.SIGTERM, _exit_at_once)
+    exit_on_stop()
     try:
         settings = parse(sys.argv[1:])
         if settings.wants == "help":
-            sys.stdout.write(USAGE)
+            os.write(_STDOUT_FD, USAGE.encode())
             return
         if settings.wants == "version":
-            sys.stdout.write(f"pyproxy version {__version__}\n")
+            os.write(_STDOUT_FD, f"pyproxy version {__version__}\n".encode())
             return
         _check(settings)
         sock = host_socket(settings.port, adopt=settings.use_listen_fd)
     except StartError as exc:
         parent.answer_failure(status, str(exc))
         hint = "\nSee pyproxy -help." if exc.exit_status == 2 else ""
-        sys.stderr.write(f"pyproxy: {exc}{hint}\n")
+        os.write(_STDERR_FD, f"pyproxy: {exc}{hint}\n".encode(errors="backslashreplace"))
         sys.exit(exc.exit_status)
     log = Log(settings.port.host)
-
-    def stop(number: int, _frame: object) -> None:
-        log.info(f"stopped by {'SIGINT' if number == _signal.SIGINT else 'SIGTERM'}: no client so far")
-        os._exit(0)
-
-    _signal.signal(_signal.SIGINT, stop)
-    _signal.signal(_signal.SIGTERM, stop)
-    _signal.signal(_signal.SIGUSR1, lambda _number, _frame: log.info("0 live, no client so far"))
+    signals = Signals(log)
+    # From here on nobody reads a traceback: what ends us is told where messages go.
+    sys.excepthook = lambda kind, exc, _trace: log.error(f"ended by an error, please report it: {kind.__name__}: {exc}")
+    installed = _fingerprint()
     if not parent.answer_ready(status):
         sys.exit(1)
     log.info(f"serving -> {settings.port.container}")
-    _wait_for_a_client(sock)
+    _wait_for_a_client(sock, signals)
+    if (now := _fingerprint()) is None:
+        log.error("this installation of pyproxy is gone, and with it what a first client needs: restart the container")
+        sys.exit(1)
+    if now != installed:
+        _start_again(sock, settings)
 
     from pyproxy.solo import serve
 
-    serve(settings, sock, log)
+    serve(settings, sock, log, signals)
+
+
+def _fingerprint() -> tuple[int, int] | None:
+    """Which installation this is; an upgrade replaces the file. None if it is no longer there."""
+    try:
+        found = os.stat(__file__)
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns
+
+
+def _start_again(sock: _socket.socket, settings: Settings) -> None:
+    """Become the version that is installed now, with the same process id and socket: a port may wait for its first
+    client through an upgrade, and half of one version does not go with half of another.
+    """
+    # A signal between the two programs would kill; it waits for the new one's handler (`main`).
+    hold_stop()
+    os.dup2(sock.fileno(), LISTEN_FD)
+    os.set_inheritable(LISTEN_FD, True)  # dup2 to itself changes nothing
+    again = [] if settings.use_listen_fd else ["-use-listen-fd"]
+    os.execv(sys.executable, [*sys.orig_argv, *again])
 
 
 def _check(settings: Settings) -> None:
@@ -76,15 +98,13 @@ def _check(settings: Settings) -> None:
             raise StartError("-loop uvloop: uvloop is not installed here: pip install uvloop, or give -loop asyncio")
 
 
-def _wait_for_a_client(sock: _socket.socket) -> None:
+def _wait_for_a_client(sock: _socket.socket, signals: Signals) -> None:
     """Sleep until a connection or a datagram has come."""
     poll = select.poll()
     poll.register(sock, select.POLLIN)
-    poll.poll()
-
-
-def _exit_at_once(_number: int, _frame: object) -> None:
-    os._exit(0)
+    poll.register(signals.wake_fd, select.POLLIN)
+    while all(fd == signals.wake_fd for fd, _ in poll.poll()):
+        signals.drain()
 
 
 def _fill_standard_descriptors() -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 import socket
 import struct
 
-from pyproxy.bind import IP_PKTINFO
+from pyproxy.tune import IP_PKTINFO
 
 Ancillary = list[tuple[int, int, bytes]]
 

@@ -11,15 +11,13 @@ import _socket
 import errno
 import os
 
-from pyproxy.errors import StartError
+from pyproxy.errors import StartError, in_words
 from pyproxy.published import SCTP, TCP, UDP, PublishedPort, family_of
-from pyproxy.tune import tune
+from pyproxy.tune import ask_for_packet_info, tune
 
 LISTEN_FD = 4  # where dockerd's -use-listen-fd puts the socket: the second of exec.Cmd's ExtraFiles
 
-# Kernel constants that _socket does not carry (include/uapi/linux/in.h, in6.h).
-IP_PKTINFO = 8
-SO_ACCEPTCONN = 30
+_SO_ACCEPTCONN = 30  # include/uapi/asm-generic/socket.h; _socket does not carry it
 
 # The kernel cuts it to net.core.somaxconn, which is what Go asks for by reading that file.
 _BACKLOG = 65_535
@@ -40,7 +38,7 @@ def host_socket(port: PublishedPort, *, adopt: bool) -> _socket.socket:
     try:
         # Port 0, or an adopted socket's own address, is known only now.
         port.host_ip, port.host_port = sock.getsockname()[:2]
-        _refuse_a_circle(port)
+        _refuse_a_forwarding_loop(port)
     except BaseException:
         sock.close()
         raise
@@ -49,7 +47,9 @@ def host_socket(port: PublishedPort, *, adopt: bool) -> _socket.socket:
 
 def backend_address(port: PublishedPort) -> tuple[int, tuple[str | int, ...]]:
     """The container's family and socket address. StartError for a zone that names no interface."""
-    return family_of(port.container_ip), _socket_address(port.container_ip, port.container_port, "-container-ip")
+    # To connect to "any address" is to connect to this host's loopback (ip(7)); said here, so that it can be compared.
+    ip = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(port.container_ip, port.container_ip)
+    return family_of(ip), _socket_address(ip, port.container_port, "-container-ip")
 
 
 def socket_kind(proto: str) -> tuple[int, int]:
@@ -63,8 +63,8 @@ def _socket_address(ip: str, port: int, flag: str) -> tuple[str | int, ...]:
     try:
         # As bytes: for text, getaddrinfo imports the idna codec, which takes longer than all else here together.
         found = _socket.getaddrinfo(ip.encode(), port, 0, _socket.SOCK_DGRAM, 0, _socket.AI_NUMERICHOST)
-    except OSError as exc:
-        raise StartError(f"{flag} {ip}: {exc.strerror}: check that the zone after % is an interface here") from exc
+    except (OSError, ValueError) as exc:
+        raise StartError(f"{flag} {ip}: check that the zone after % is an interface of this host") from exc
     scope = found[0][4][-1]
     assert isinstance(scope, int)
     return (ip.partition("%")[0], port, 0, scope)
@@ -97,13 +97,8 @@ def _bind(port: PublishedPort) -> _socket.socket:
 def _prepare(sock: _socket.socket, proto: str) -> None:
     """Set the options that must be there when the first client comes."""
     tune(sock, proto)
-    if proto != UDP:
-        return
-    # A datagram that came before this says nothing of its destination.
-    if sock.family == _socket.AF_INET6:
-        sock.setsockopt(_socket.IPPROTO_IPV6, _socket.IPV6_RECVPKTINFO, 1)
-    else:
-        sock.setsockopt(_socket.IPPROTO_IP, IP_PKTINFO, 1)
+    if proto == UDP:
+        ask_for_packet_info(sock)
 
 
 def _adopt(port: PublishedPort) -> _socket.socket:
@@ -120,31 +115,32 @@ def _adopt(port: PublishedPort) -> _socket.socket:
             raise StartError(f"{where} is neither an IPv4 nor an IPv6 socket")
         if (sock.type, sock.proto) != (_TYPES[port.proto], _NUMBERS[port.proto]):
             raise StartError(f"{where} is not a {port.proto.upper()} socket, as -proto {port.proto} says")
-        if port.proto != UDP and not sock.getsockopt(_socket.SOL_SOCKET, SO_ACCEPTCONN):
+        if port.proto != UDP and not sock.getsockopt(_socket.SOL_SOCKET, _SO_ACCEPTCONN):
             raise StartError(f"{where} is not listening: the parent must call listen() before it starts pyproxy")
         if port.proto == UDP and not sock.getsockname()[1]:
             raise StartError(f"{where} is not bound: the parent must call bind() before it starts pyproxy")
         _prepare(sock, port.proto)
+    except OSError as exc:
+        sock.close()
+        raise StartError(f"{where} cannot be served: {in_words(exc.errno)}") from exc
     except BaseException:
         sock.close()
         raise
     return sock
 
 
-def _refuse_a_circle(port: PublishedPort) -> None:
+def _refuse_a_forwarding_loop(port: PublishedPort) -> None:
     """A container address that is our own host address would make every connection beget another until
     descriptors run out. Possible only with equal ports, so that everybody else pays nothing.
     """
     if port.host_port != port.container_port:
         return
-    if port.container_ip == port.host_ip:
-        ours = True
-    elif port.host_ip not in ("0.0.0.0", "::") or family_of(port.container_ip) != family_of(port.host_ip):
-        ours = False
-    elif port.container_ip in ("0.0.0.0", "::"):
-        ours = True
+    family, address = backend_address(port)
+    container = address[0]
+    if port.host_ip in ("0.0.0.0", "::"):
+        ours = family == family_of(port.host_ip) and _is_local(family, address)
     else:
-        ours = _is_local(port)
+        ours = container == port.host_ip
     if ours:
         raise StartError(
             f"-container-ip {port.container_ip} with -container-port {port.container_port} is the address served:"
@@ -152,17 +148,39 @@ def _refuse_a_circle(port: PublishedPort) -> None:
         )
 
 
-def _is_local(port: PublishedPort) -> bool:
-    # Connecting a datagram socket sends nothing; to an address of its own the kernel takes that address as source.
-    family, address = backend_address(port)
+def _is_local(family: int, address: tuple[str | int, ...]) -> bool:
+    """Whether this host has the address. Two ways to ask the kernel, as neither always tells."""
     probe = _socket.socket(family, _socket.SOCK_DGRAM)
     try:
+        # Connecting sends nothing; an address of its own the kernel takes as source, unless it prefers another.
         probe.connect(address)
-        return bool(probe.getsockname()[0] == address[0])
+        if probe.getsockname()[0] == address[0]:
+            return True
     except OSError:
         return False  # no route yet: the container's business, later
     finally:
         probe.close()
+    return not _may_bind_foreign_addresses(family) and _can_bind(family, address)
+
+
+def _can_bind(family: int, address: tuple[str | int, ...]) -> bool:
+    probe = _socket.socket(family, _socket.SOCK_DGRAM)
+    try:
+        probe.bind((address[0], 0, *address[2:]))
+    except OSError:
+        return False
+    finally:
+        probe.close()
+    return True
+
+
+def _may_bind_foreign_addresses(family: int) -> bool:
+    version = "ipv6" if family == _socket.AF_INET6 else "ipv4"
+    try:
+        with open(f"/proc/sys/net/{version}/ip_nonlocal_bind", "rb") as setting:
+            return setting.read(1) != b"0"
+    except OSError:
+        return True
 
 
 def _unsupported(port: PublishedPort, exc: OSError) -> str:
@@ -170,11 +188,11 @@ def _unsupported(port: PublishedPort, exc: OSError) -> str:
         return f"cannot serve {port.host}: this kernel has no SCTP: load it with `modprobe sctp`, or build it in"
     if exc.errno == errno.EAFNOSUPPORT:
         return f"cannot serve {port.host}: this kernel has no IPv6: give an IPv4 -host-ip"
-    return f"cannot serve {port.host}: {_words(exc)}"
+    return f"cannot serve {port.host}: {in_words(exc.errno)}"
 
 
 def _cannot_bind(port: PublishedPort, exc: OSError) -> str:
-    start = f"cannot listen on {port.host}: {_words(exc)}"
+    start = f"cannot listen on {port.host}: {in_words(exc.errno)}"
     if exc.errno == errno.EADDRINUSE:
         letter = {TCP: "t", UDP: "u", SCTP: "S"}[port.proto]
         return f"{start}: choose another -host-port, or see who has it: ss -lnp{letter} 'sport = {port.host_port}'"
@@ -186,7 +204,3 @@ def _cannot_bind(port: PublishedPort, exc: OSError) -> str:
             " choose a higher -host-port or grant it"
         )
     return start
-
-
-def _words(exc: OSError) -> str:
-    return (exc.strerror or str(exc)).lower()

@@ -2,27 +2,32 @@
 
 States: dialing (the client waits, unread, its bytes in the kernel), relaying, over. The connection owns both sockets
 from its construction on and closes them once, through the poller; a relay only borrows them. Its owner, the listener,
-hears of the end by `Owner.connection_over`.
+hears of the end by `Owner.connection_over`. Both sockets are born such that closing them resets them (`tune`): an
+orderly end is what has to be asked for.
 """
 
 from __future__ import annotations
 
 import _socket
+import asyncio
 import errno
-import os
 import select
-import struct
 from typing import Protocol
 
 from pyproxy import ending
 from pyproxy.poller import BOTH_EDGES, READABLE, WRITABLE, Poller
 from pyproxy.stream import NOTHING, SINK, SOURCE
-
-# struct linger {on, seconds 0}: close sends a reset and forgets what was not sent (socket(7); in SCTP, an ABORT).
-_RESET_ON_CLOSE = struct.pack("ii", 1, 0)
+from pyproxy.tune import close_politely, close_with_reset
 
 # How a connection came to its end.
 COMPLETE, FAILED, RESET, TIMED_OUT = range(4)
+
+# One side has been reset, and what it had said waits for the other to take it: this long, as long as nothing moves.
+# A direct connection would tell of the reset at once and keep what was said; we can do only one of them. A guess.
+DRAIN_S = 5.0
+
+# Events that announce nothing but room and ordinary data.
+_PLAIN = select.EPOLLIN | select.EPOLLOUT
 
 
 class Relay(Protocol):
@@ -44,15 +49,26 @@ class Owner(Protocol):
 
     def relay(self, source: _socket.socket, sink: _socket.socket) -> Relay: ...
 
-    def dial_failed(self, connection: Connection, error: int) -> None: ...
+    def dial_failed(self, error: int) -> None: ...
 
     def connection_over(self, connection: Connection, how: int) -> None: ...
 
 
 class Connection:
-    """Both sockets are non-blocking; `backend` is new and not yet connected. `dial` starts it."""
+    """Both sockets are non-blocking and tuned; `backend` is new and not yet connected. `dial` starts it."""
 
-    __slots__ = ("_backend", "_client", "_down", "_down_stands", "_owner", "_quiet", "_up", "_up_stands")
+    __slots__ = (
+        "_backend",
+        "_client",
+        "_down",
+        "_down_stands",
+        "_draining",
+        "_idle",
+        "_owner",
+        "_up",
+        "_up_stands",
+        "over",
+    )
 
     def __init__(self, owner: Owner, client: _socket.socket, backend: _socket.socket) -> None:
         self._owner = owner
@@ -62,7 +78,9 @@ class Connection:
         self._down: Relay | None = None
         self._up_stands = ending.OPEN
         self._down_stands = ending.OPEN
-        self._quiet: tuple[int, float] | None = None  # bytes moved, and since when it has been that many
+        self.over = False
+        self._draining: asyncio.TimerHandle | None = None
+        self._idle: tuple[int, float] | None = None  # bytes moved, and since when it has been that many
 
     @property
     def moved_up(self) -> int:
@@ -82,21 +100,23 @@ class Connection:
 
     def dial(self, address: tuple[str | int, ...]) -> None:
         """Connect to the container without waiting. Whatever comes of it, the owner hears."""
+        poller = self._owner.poller
         try:
+            poller.watch(self._client.fileno(), BOTH_EDGES, self._on_waiting_client)
             error = self._backend.connect_ex(address)
             if error in (0, errno.EINPROGRESS):
-                self._owner.poller.watch(self._backend.fileno(), BOTH_EDGES, self._on_dialed)
+                poller.watch(self._backend.fileno(), BOTH_EDGES, self._on_dialed)
                 return
-        except OSError as exc:  # the poller has no memory for one more
+        except OSError as exc:  # epoll_ctl: no memory, or its limit on watches
             error = exc.errno or errno.ENOMEM
         self._fail(error)
 
-    def quiet_s(self, now: float) -> float:
+    def idle_s(self, now: float) -> float:
         """For how long nothing has moved, as far as calls of this method have seen."""
         moved = self.moved_up + self.moved_down
-        if self._quiet is None or self._quiet[0] != moved:
-            self._quiet = (moved, now)
-        return now - self._quiet[1]
+        if self._idle is None or self._idle[0] != moved:
+            self._idle = (moved, now)
+        return now - self._idle[1]
 
     def time_out(self) -> None:
         """End it: one of our own limits has been reached. Neither side may take it for complete."""
@@ -105,37 +125,34 @@ class Connection:
         else:
             self._reset(TIMED_OUT)
 
-    def prepare_stop(self) -> None:
-        """The process is about to exit and the kernel to close both sockets: have it reset those owed more."""
-        if ending.must_reset(self._down_stands):
-            _reset_on_close(self._client)
-        if ending.must_reset(self._up_stands):
-            _reset_on_close(self._backend)
-
     def abort(self) -> None:
-        """Stop now, as `prepare_stop` has it, in a process that goes on."""
-        self.prepare_stop()
+        """Stop now. Only a side to which all has been said may take it for complete."""
         self._over(RESET)
 
+    def _on_waiting_client(self, events: int) -> None:
+        if events & select.EPOLLERR:
+            self._over(RESET)  # it has gone: nobody needs the backend any more
+
     def _on_dialed(self, events: int) -> None:
-        error = self._backend.getsockopt(_socket.SOL_SOCKET, _socket.SO_ERROR)
-        if error:
-            self._fail(error)
-            return
-        if not events & select.EPOLLOUT:
+        if events & select.EPOLLERR:
+            # Refused or unreachable; or connected, and already reset by a backend whose last words wait to be read.
+            try:
+                self._backend.recv(1, _socket.MSG_PEEK)
+            except BlockingIOError:
+                pass
+            except OSError as exc:
+                self._fail(exc.errno or errno.ECONNREFUSED)
+                return
+        elif not events & select.EPOLLOUT:
             return  # nothing has been decided: a stray event (Poller.close_socket)
         owner = self._owner
         self._up = owner.relay(self._client, self._backend)
         self._down = owner.relay(self._backend, self._client)
-        poller = owner.poller
-        poller.hand_over(self._backend.fileno(), self._on_backend)
-        try:
-            poller.watch(self._client.fileno(), BOTH_EDGES, self._on_client)
-        except OSError as exc:
-            self._fail(exc.errno or errno.ENOMEM)
-            return
+        owner.poller.hand_over(self._backend.fileno(), self._on_backend)
+        owner.poller.hand_over(self._client.fileno(), self._on_client)
+        # The edges of what the client said while it waited have passed.
+        self._pump_up()
         if events & READABLE:
-            # The backend spoke first, before or with the event that said it is connected.
             self._on_backend(events)
 
     def _on_client(self, events: int) -> None:
@@ -143,30 +160,39 @@ class Connection:
         assert up is not None
         assert down is not None
         if down.waits == SINK and events & WRITABLE:
-            self._pump_down(exhaustive=True)
-        if up.waits == SOURCE:
-            if events & READABLE:
-                self._pump_up(bool(events & ~_PLAIN))
-        elif events & select.EPOLLERR and self._up_stands == ending.ENDED:
-            self._reset(RESET)
+            self._pump_down()
+        if up.waits == SOURCE and events & READABLE:
+            self._pump_up(bool(events & ~_PLAIN))
+        if events & select.EPOLLERR:
+            self._on_error(self._up_stands)
 
     def _on_backend(self, events: int) -> None:
         up, down = self._up, self._down
         assert up is not None
         assert down is not None
         if up.waits == SINK and events & WRITABLE:
-            self._pump_up(exhaustive=True)
-        if down.waits == SOURCE:
-            if events & READABLE:
-                self._pump_down(bool(events & ~_PLAIN))
-        elif events & select.EPOLLERR and self._down_stands == ending.ENDED:
+            self._pump_up()
+        if down.waits == SOURCE and events & READABLE:
+            self._pump_down(bool(events & ~_PLAIN))
+        if events & select.EPOLLERR:
+            self._on_error(self._down_stands)
+
+    def _on_error(self, its_direction: int) -> None:
+        """A side was reset. The relay that reads it tells, unless that has ended, or is held up by its sink."""
+        if its_direction == ending.ENDED:
             self._reset(RESET)
+        elif not self.over:
+            self._drain()
 
     def _pump_up(self, exhaustive: bool = True) -> None:
         up = self._up
         if up is None or up.waits == NOTHING:
             return  # a turn that was asked for before the end
-        outcome = up.pump(exhaustive)
+        try:
+            outcome = up.pump(exhaustive)
+        except Exception:  # a defect, or no memory: bytes may be lost, so it must not look complete
+            self._reset(RESET)
+            raise
         if outcome == ending.WAIT:
             return
         if outcome == ending.MORE:
@@ -179,7 +205,11 @@ class Connection:
         down = self._down
         if down is None or down.waits == NOTHING:
             return
-        outcome = down.pump(exhaustive)
+        try:
+            outcome = down.pump(exhaustive)
+        except Exception:  # as above
+            self._reset(RESET)
+            raise
         if outcome == ending.WAIT:
             return
         if outcome == ending.MORE:
@@ -189,47 +219,68 @@ class Connection:
         self._act(action, down, self._client)
 
     def _act(self, action: int, relay: Relay, sink: _socket.socket) -> None:
-        if action == ending.CLOSE or (action == ending.SHUT_DOWN and not self._owner.half_close):
+        if action == ending.RESET:
+            self._reset(RESET)
+            return
+        relay.release()
+        if action == ending.DRAIN:
+            self._drain()
+            return
+        close_politely(sink)
+        if action == ending.CLOSE:
             self._over(COMPLETE)
-        elif action == ending.RESET:
+        elif not self._owner.half_close:
+            self._finish_without_half_close(relay)
+        else:
+            try:
+                sink.shutdown(_socket.SHUT_WR)
+            except OSError:
+                # ENOTCONN: the sink was reset in the meantime, so this end cannot be passed on.
+                self._reset(RESET)
+
+    def _finish_without_half_close(self, ended: Relay) -> None:
+        """SCTP: a side that has ended takes nothing more (RFC 9260 section 9.2)."""
+        other = self._down if ended is self._up else self._up
+        assert other is not None
+        # Unread messages would turn our orderly end to their sender into an ABORT, and lose what we have just sent it.
+        other.pump(True)
+        close_politely(self._client)
+        close_politely(self._backend)
+        self._over(COMPLETE)
+
+    def _drain(self) -> None:
+        if self._draining is None:
+            moved = self.moved_up + self.moved_down
+            self._draining = self._owner.poller.loop.call_later(DRAIN_S, self._end_drain, moved)
+
+    def _end_drain(self, moved: int) -> None:
+        self._draining = None
+        if self.moved_up + self.moved_down == moved:
             self._reset(RESET)
         else:
-            relay.release()
-            if action == ending.SHUT_DOWN:
-                try:
-                    sink.shutdown(_socket.SHUT_WR)
-                except OSError:
-                    # ENOTCONN: the sink was reset in the meantime, so this end cannot be passed on.
-                    self._reset(RESET)
+            self._drain()
 
     def _fail(self, error: int) -> None:
-        self._owner.dial_failed(self, error)
-        self._reset(FAILED)
+        if not self.over:
+            self._owner.dial_failed(error)
+            self._over(FAILED)
 
     def _reset(self, how: int) -> None:
-        _reset_on_close(self._client)
-        _reset_on_close(self._backend)
-        self._over(how)
+        if not self.over:
+            close_with_reset(self._client)
+            close_with_reset(self._backend)
+            self._over(how)
 
     def _over(self, how: int) -> None:
+        self.over = True
+        self._up_stands = self._down_stands = ending.CUT
         for relay in (self._up, self._down):
             if relay is not None:
                 relay.release()
+        if self._draining is not None:
+            self._draining.cancel()
         owner = self._owner
         owner.connection_over(self, how)
-        # After the count: closing may let a starved listener accept again.
+        # After the count: closing may let a listener accept again.
         owner.poller.close_socket(self._client)
         owner.poller.close_socket(self._backend)
-
-
-# Events that announce nothing but room and ordinary data.
-_PLAIN = select.EPOLLIN | select.EPOLLOUT
-
-
-def _reset_on_close(sock: _socket.socket) -> None:
-    sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_LINGER, _RESET_ON_CLOSE)
-
-
-def words(error: int) -> str:
-    """An errno in the kernel's words, as a sentence's middle has them."""
-    return os.strerror(error).lower()

@@ -15,7 +15,7 @@ class Counters:
         "connections_timed_out",
         "datagrams_down",
         "datagrams_dropped",
-        "datagrams_refused",
+        "datagrams_unreachable",
         "datagrams_up",
         "flows",
         "flows_evicted",
@@ -33,7 +33,7 @@ class Counters:
         self.datagrams_up = 0
         self.datagrams_down = 0
         self.datagrams_dropped = 0  # the kernel would not take them
-        self.datagrams_refused = 0  # port-unreachable came back from the backend
+        self.datagrams_unreachable = 0  # ICMP errors that came back from the backend's side
         self.flows = 0
         self.flows_expired = 0
         self.flows_evicted = 0

@@ -14,10 +14,9 @@ import socket
 import time
 
 from pyproxy.ancillary import PACKET_INFO_SPACE, Ancillary, reply_from, spoken_to
-from pyproxy.connection import words
 from pyproxy.counters import Counters
+from pyproxy.errors import OUT_OF_RESOURCES, in_words
 from pyproxy.flows import IDLE_S, FlowTable
-from pyproxy.listener import OUT_OF_DESCRIPTORS
 from pyproxy.log import Log
 from pyproxy.poller import Poller
 from pyproxy.published import UDP
@@ -29,9 +28,13 @@ _BUFFER = memoryview(bytearray(1 << 16))
 # Datagrams read from one socket before others get their turn.
 _TURN = 64
 
-# A connected socket reports a port-unreachable that came back for an earlier datagram on the next call, which then
-# does nothing. One more could arrive in between.
+# A connected socket reports an ICMP error that came back for an earlier datagram (port unreachable, prohibited by a
+# firewall, ...) on the next call, which then does nothing. One more could arrive in between.
 _TRIES = 3
+
+# Reasons for which a new flow finds no place, that an old one's end may mend. The last two: connect(2) found no free
+# local port, of which a host has 28,232 by default (net.ipv4.ip_local_port_range), for all of its ports and programs.
+_SHORTAGES = OUT_OF_RESOURCES | {errno.EAGAIN, errno.EADDRNOTAVAIL}
 
 Address = tuple[str | int, ...]
 Key = tuple[Address, bytes]
@@ -86,13 +89,11 @@ class DatagramRelay:
     def totals(self) -> Counters:
         return self._counters
 
-    def prepare_stop(self) -> None:
-        """UDP promises its peers nothing: there is nothing to prepare."""
-
     def close(self) -> None:
         """Free the port and end every flow."""
         if self._expiry is not None:
             self._expiry.cancel()
+        self._poller.unwatch(self._sock.fileno())
         self._poller.close_socket(self._sock)
         for flow in self._flows.clear():
             self._poller.close_socket(flow.sock)
@@ -122,27 +123,33 @@ class DatagramRelay:
             self._drop("container", exc)
             return None
         flow = Flow(key, sock)
+        try:
+            self._poller.watch(sock.fileno(), select.EPOLLIN, lambda _events: self._on_backend(flow))
+        except OSError as exc:
+            sock.close()
+            self._drop("container", exc)
+            return None
         self._flows.add(key, flow, now)
         self._counters.flows += 1
-        self._poller.watch(sock.fileno(), select.EPOLLIN, lambda _events: self._on_backend(flow))
         if self._expiry is None:
             self._expire_later(now)
         return flow
 
     def _connect(self) -> socket.socket:
         try:
-            sock = socket.socket(self._family, socket.SOCK_DGRAM)
+            return self._new_socket()
         except OSError as exc:
-            if exc.errno not in OUT_OF_DESCRIPTORS or not len(self._flows):
+            if exc.errno not in _SHORTAGES or not len(self._flows):
                 raise
             self._counters.out_of_descriptors += 1
             self._log.warn(
-                "starve",
-                f"{words(exc.errno)} at {len(self._flows)} flows: the longest silent goes first"
-                " (raise LimitNOFILE, ulimit -n)",
+                "shortage", f"{in_words(exc.errno)} at {len(self._flows)} flows: the longest silent goes first"
             )
             self._evict(at_once=True)
-            sock = socket.socket(self._family, socket.SOCK_DGRAM)
+        return self._new_socket()
+
+    def _new_socket(self) -> socket.socket:
+        sock = socket.socket(self._family, socket.SOCK_DGRAM)
         try:
             sock.setblocking(False)
             tune(sock, UDP)
@@ -153,19 +160,21 @@ class DatagramRelay:
         return sock
 
     def _send_up(self, flow: Flow, data: memoryview) -> None:
-        for _ in range(_TRIES):
+        for attempt in range(_TRIES):
             try:
                 flow.sock.send(data)
-            except ConnectionRefusedError:
-                self._refused()
-                continue
+            except BlockingIOError as exc:
+                self._drop("container", exc)
+                return
             except OSError as exc:
+                if attempt < _TRIES - 1:
+                    self._unreachable(exc)
+                    continue
                 self._drop("container", exc)
                 return
             self._counters.datagrams_up += 1
             self._counters.bytes_up += len(data)
             return
-        self._counters.datagrams_dropped += 1
 
     def _on_backend(self, flow: Flow) -> None:
         heard = False
@@ -174,11 +183,8 @@ class DatagramRelay:
                 size = flow.sock.recv_into(_BUFFER)
             except BlockingIOError:
                 break
-            except ConnectionRefusedError:
-                self._refused()
-                continue
             except OSError as exc:
-                self._drop("container", exc)
+                self._unreachable(exc)
                 continue
             heard = True
             try:
@@ -191,13 +197,15 @@ class DatagramRelay:
         if heard:
             self._flows.touch(flow.key, time.monotonic())
 
-    def _refused(self) -> None:
-        self._counters.datagrams_refused += 1
-        self._log.warn("refused", "container answers port unreachable: does it listen on that port?")
+    def _unreachable(self, exc: OSError) -> None:
+        """An ICMP error has come back for an earlier datagram. Nothing is lost by hearing of it."""
+        self._counters.datagrams_unreachable += 1
+        hint = ": does it listen on that port?" if exc.errno == errno.ECONNREFUSED else ""
+        self._log.warn(f"unreachable {exc.errno}", f"container says {in_words(exc.errno)}{hint}")
 
     def _drop(self, where: str, exc: OSError) -> None:
         self._counters.datagrams_dropped += 1
-        self._log.warn(f"drop {where} {exc.errno}", f"datagram dropped: {where}: {words(exc.errno or errno.EIO)}")
+        self._log.warn(f"drop {where} {exc.errno}", f"datagram dropped: {where}: {in_words(exc.errno)}")
 
     def _evict(self, *, at_once: bool = False) -> None:
         flow = self._flows.evict()

@@ -8,11 +8,11 @@ stands, decide what to do:
     SINK_FAILED              DRAIN, cut         RESET         RESET
     SOURCE_FAILED            RESET              RESET         RESET
 
-END: the source has finished and everything it said has been passed on. SOURCE_FAILED: the source was reset (or timed
-out); everything it said before has been passed on. SINK_FAILED: the sink was reset, so this direction is cut, but
-what the sink said before may still lie in our kernel and belongs to the other end: drain it, then reset. The sink's
-error is told to us once, on the write; a read that follows it looks like an orderly end, hence RESET in END's last
-column: a cut-off transfer must never look complete.
+END: the source has finished. SOURCE_FAILED: the source was reset, or timed out. In both cases all that it said before
+has been handed to the sink's kernel. SINK_FAILED: the sink was reset, so this direction is cut, but what the sink said
+before may still lie in our kernel and belongs to the other end: drain it, then reset. The sink's error is told to us
+once, on the write; a read that follows it looks like an orderly end, hence RESET in END's last column: a cut-off
+transfer must never look complete.
 """
 
 from __future__ import annotations
@@ -34,11 +34,3 @@ def decide(event: int, other: int) -> tuple[int, int]:
     if event == SINK_FAILED and other == OPEN:
         return CUT, DRAIN
     return CUT, RESET
-
-
-def must_reset(direction_into: int) -> bool:
-    """When everything stops now: must this socket be reset, given the direction that ends in it?
-
-    Only what was said to the end may look complete.
-    """
-    return direction_into != ENDED

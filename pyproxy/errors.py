@@ -1,4 +1,10 @@
-"""Why a proxy could not start: the one error that reaches the user before there is anything to serve."""
+"""Errors as users read them: why a proxy could not start, and the kernel's error numbers in words."""
+
+import errno
+import os
+
+# What accept, socket or connect say when this process, its user or the machine has no more to give.
+OUT_OF_RESOURCES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
 class StartError(Exception):
@@ -15,3 +21,8 @@ class FlagError(StartError):
     """The command line itself cannot be read: an unknown flag, a missing value. Go's flag package exits 2 for these."""
 
     exit_status = 2
+
+
+def in_words(error: int | None) -> str:
+    """An errno in the kernel's words, as a sentence's middle has them. None: an error without a number."""
+    return os.strerror(error).lower() if error else "unknown error"

@@ -21,6 +21,7 @@ from pyproxy import connection as conn
 from pyproxy.bind import socket_kind
 from pyproxy.connection import Connection, Relay
 from pyproxy.counters import Counters
+from pyproxy.errors import OUT_OF_RESOURCES, in_words
 from pyproxy.flags import Limits
 from pyproxy.log import Log
 from pyproxy.poller import Poller
@@ -48,13 +49,11 @@ _NEXT_PLEASE = frozenset(
     }
 )
 
-OUT_OF_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
-
-# When the shortage is not ours to end: retry after this, doubling to the second value. A guess.
+# When the trouble is not ours to end: retry after this, doubling to the second value. A guess.
 _RETRY_S = (0.05, 1.0)
 
 # Limits are looked at this many times within their length: a connection ends at most a quarter late.
-_LOOKS_PER_LIMIT = 4
+_SWEEPS_PER_LIMIT = 4
 
 
 class Transport(NamedTuple):
@@ -93,18 +92,19 @@ class Listener:
         self._log = log
         self._live: set[Connection] = set()
         self._spare: _socket.socket | None = None
-        self._starving = False
+        self._closed = False
+        self._paused = False  # until the backlog has been emptied again
         # Clients inherit the listening socket's options as they connect (net/core/sock.c, sk_clone_lock). Those who
         # had connected before an adopted socket was tuned did not: they are the ones in the backlog at the start.
         self._inherited = False
         self._retry_s = _RETRY_S[0]
         self._retry: asyncio.TimerHandle | None = None
-        self._look: asyncio.TimerHandle | None = None
+        self._sweep: asyncio.TimerHandle | None = None
         sock.setblocking(False)
         poller.watch(sock.fileno(), select.EPOLLIN, self._on_clients)
-        self._look_after = _shortest(limits) / _LOOKS_PER_LIMIT
-        if self._look_after:
-            self._look = poller.loop.call_later(self._look_after, self._end_overdue)
+        self._sweep_s = _shortest(limits) / _SWEEPS_PER_LIMIT
+        if self._sweep_s:
+            self._sweep = poller.loop.call_later(self._sweep_s, self._end_overdue)
 
     @property
     def live(self) -> int:
@@ -118,27 +118,22 @@ class Listener:
             sum(connection.moved_down for connection in self._live),
         )
 
-    def prepare_stop(self) -> None:
-        """See Connection.prepare_stop."""
-        for connection in self._live:
-            connection.prepare_stop()
-
     def close(self) -> None:
         """Stop accepting, free the port, reset what is unfinished."""
-        for timer in (self._retry, self._look):
+        self._closed = True
+        for timer in (self._retry, self._sweep):
             if timer is not None:
                 timer.cancel()
+        self.poller.unwatch(self._sock.fileno())
         self.poller.close_socket(self._sock)
         if self._spare is not None:
             self._spare.close()
         for connection in list(self._live):
             connection.abort()
 
-    def dial_failed(self, connection: Connection, error: int) -> None:
-        self._log.warn(
-            f"backend {error}",
-            f"container {conn.words(error)}: the client was reset; is it up, and does it listen on that port?",
-        )
+    def dial_failed(self, error: int) -> None:
+        hint = "; is it up, and does it listen on that port?" if error == errno.ECONNREFUSED else ""
+        self._log.warn(f"dial {error}", f"container: {in_words(error)}: the client was reset{hint}")
 
     def connection_over(self, connection: Connection, how: int) -> None:
         self._live.discard(connection)
@@ -153,24 +148,26 @@ class Listener:
             counters.connections_timed_out += 1
 
     def _on_clients(self, _events: int = 0) -> None:
-        if self._sock.fileno() < 0:
-            return  # a turn that was asked for before the end
         for _ in range(_BATCH):
+            if self._closed:
+                return  # a turn that was asked for before the end
             try:
                 if (backend := self._spare) is None:
                     backend = self._spare = self._new_backend()
+            except OSError as exc:
+                self._pause(exc)
+                return
+            try:
                 # The C call under socket.accept(), without the second object that it wraps the result in.
                 fd, _address = self._sock._accept()  # type: ignore[attr-defined]
             except BlockingIOError:
-                self._fed()
+                self._emptied()
                 return
             except OSError as exc:
-                if exc.errno in OUT_OF_DESCRIPTORS:
-                    self._starve(exc)
-                    return
                 if exc.errno in _NEXT_PLEASE:
                     continue
-                raise
+                self._pause(exc)
+                return
             self._spare = None
             client = _socket.socket(self._sock.family, self._sock.type, self._sock.proto, fileno=fd)
             client.setblocking(False)
@@ -184,55 +181,63 @@ class Listener:
     def _new_backend(self) -> _socket.socket:
         kind, number = socket_kind(self._transport.proto)
         sock = _socket.socket(self._family, kind | _socket.SOCK_NONBLOCK, number)
-        tune(sock, self._transport.proto)
+        try:
+            tune(sock, self._transport.proto)
+        except OSError:
+            sock.close()
+            raise
         return sock
 
-    def _starve(self, exc: OSError) -> None:
+    def _pause(self, exc: OSError) -> None:
+        """Stop accepting until there is a chance that it works again."""
         self.poller.change(self._sock.fileno(), 0)
-        if not self._starving:
-            self._starving = True
-            self._counters.out_of_descriptors += 1
-            self._log.warn(
-                "starve",
-                f"cannot accept more than the present {len(self._live)} connections:"
-                f" {conn.words(exc.errno or errno.EMFILE)}; new clients wait until one ends"
-                " (raise LimitNOFILE, ulimit -n)",
+        if not self._paused:
+            self._paused = True
+            mend = (
+                "; new clients wait until one ends (raise LimitNOFILE, ulimit -n)" if exc.errno == errno.EMFILE else ""
             )
-        self.poller.when_descriptors_free(self._feed)
+            if exc.errno in OUT_OF_RESOURCES:
+                self._counters.out_of_descriptors += 1
+            self._log.warn(
+                "pause",
+                f"cannot accept more than the present {len(self._live)} connections; new clients wait:"
+                f" {in_words(exc.errno)}{mend}",
+            )
+        self.poller.when_descriptors_free(self._resume)
         if self._retry is None:
-            self._retry = self.poller.loop.call_later(self._retry_s, self._feed)
+            self._retry = self.poller.loop.call_later(self._retry_s, self._resume)
             self._retry_s = min(2 * self._retry_s, _RETRY_S[1])
 
-    def _feed(self) -> None:
+    def _resume(self) -> None:
         if self._retry is not None:
             self._retry.cancel()
             self._retry = None
-        if self._sock.fileno() >= 0:
+        if not self._closed:
             self.poller.change(self._sock.fileno(), select.EPOLLIN)
-            # Nobody may be waiting any more: only trying tells that the shortage is over.
+            # Nobody may be waiting any more: only trying tells that the trouble is over.
             self.poller.again(self._on_clients)
 
-    def _fed(self) -> None:
-        """The backlog is empty: whatever shortage there was is over, and all who come now come to a tuned socket."""
+    def _emptied(self) -> None:
+        """The backlog is empty: whatever trouble there was is over, and all who come now come to a tuned socket."""
         self._inherited = True
-        if self._starving:
-            self._starving = False
+        if self._paused:
+            self._paused = False
             self._retry_s = _RETRY_S[0]
             self._log.info(f"accepting again, with {len(self._live)} connections")
 
     def _end_overdue(self) -> None:
-        self._look = self.poller.loop.call_later(self._look_after, self._end_overdue)
+        self._sweep = self.poller.loop.call_later(self._sweep_s, self._end_overdue)
         now = time.monotonic()
         limits = self._limits
         for connection in list(self._live):
-            quiet_s = connection.quiet_s(now)
+            idle_s = connection.idle_s(now)
             if connection.dialing:
                 limit_s = limits.connect_s
             elif connection.half_closed and limits.half_closed_s:
                 limit_s = min(limits.half_closed_s, limits.idle_s or limits.half_closed_s)
             else:
                 limit_s = limits.idle_s
-            if limit_s and quiet_s >= limit_s:
+            if limit_s and idle_s >= limit_s:
                 connection.time_out()
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import _socket
 import os
+import select
 import stat
 import time
 
@@ -16,6 +17,9 @@ from pyproxy.ratelimit import RateLimit
 
 _SYSTEM_LOG = "/dev/log"
 _STDERR_FD = 2
+
+# A pipe that is ready takes this much without blocking (PIPE_BUF, pipe(7)).
+_AT_ONCE_BYTES = 4096
 
 # RFC 3164 section 4.1.1: facility 3 is "system daemons"; severities as in syslog(3).
 _DAEMON = 3 << 3
@@ -47,7 +51,11 @@ class Log:
         line = f"{self._name}: {text}"
         try:
             if self._system_log is None:
-                os.write(_STDERR_FD, f"pyproxy: {line}\n".encode())
+                # Never blocking either: a terminal that is held, or a pipe that nobody reads, must not stop traffic.
+                poll = select.poll()
+                poll.register(_STDERR_FD, select.POLLOUT)
+                if poll.poll(0):
+                    os.write(_STDERR_FD, f"pyproxy: {line}\n".encode(errors="backslashreplace")[:_AT_ONCE_BYTES])
                 return
             sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_DGRAM | _socket.SOCK_NONBLOCK)
             try:

@@ -14,7 +14,8 @@ from pyproxy.ancillary import SCTP_INFO_SPACE, Ancillary, sctp_onward
 from pyproxy.ending import END, MORE, SINK_FAILED, SOURCE_FAILED, WAIT
 from pyproxy.stream import NOTHING, SINK, SOURCE, TURN
 
-# A longer message cannot be sent on in one piece under Linux's default socket buffers, so it is refused.
+# What one message may grow to while its end is awaited: several times what Linux lets be sent in one piece under its
+# default socket buffers (SO_SNDBUF, 212,992 bytes).
 _LONGEST_MESSAGE = 1 << 20
 
 _READ_BYTES = 1 << 16

@@ -38,7 +38,8 @@ def answer_ready(pipe: int | None) -> bool:
 
 def answer_failure(pipe: int | None, reason: str) -> None:
     """Tell the parent why not; it shows the reason to the user of `docker run`."""
-    _answer(pipe, b"1\n" + reason.encode())
+    # An argument that is not UTF-8 comes back as the escapes it was quoted with.
+    _answer(pipe, b"1\n" + reason.encode(errors="backslashreplace"))
 
 
 def _answer(pipe: int | None, message: bytes) -> bool:

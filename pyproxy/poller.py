@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import select
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Protocol
 
 READABLE = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR | select.EPOLLPRI
@@ -37,7 +37,7 @@ class Closable(Protocol):
 class Poller:
     """Calls a handler with the event mask of its descriptor. Owned by whoever runs the loop, who calls `close`.
 
-    A handler's exception goes to the loop's exception handler; the batch it came from is finished all the same.
+    A handler's exception goes to the loop's exception handler, and the other handlers get their events all the same.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -72,7 +72,13 @@ class Poller:
 
     def when_descriptors_free(self, retry: Callable[[], None]) -> None:
         """Call `retry` once, after the next socket is closed here."""
-        self._starved.append(retry)
+        if retry not in self._starved:
+            self._starved.append(retry)
+
+    def unwatch(self, fd: int) -> None:
+        """Stop watching a descriptor that others hold too: closing ours would not end its registration (epoll(7))."""
+        self._handlers.pop(fd, None)
+        self._epoll.unregister(fd)
 
     def close_socket(self, sock: Closable, *, at_once: bool = False) -> None:
         """Stop watching `sock` and close it when the batch of events in hand is done; now, if there is none.
@@ -95,27 +101,28 @@ class Poller:
         self._epoll.close()
 
     def _dispatch(self) -> None:
-        self._deliver(iter(self._epoll.poll(0, _BATCH)))
-
-    def _deliver(self, events: Iterator[tuple[int, int]]) -> None:
         handlers = self._handlers
         self._dispatching = True
-        try:
-            for fd, mask in events:
-                # A socket closed earlier in this batch has no handler any more.
-                if (handler := handlers.get(fd)) is not None:
+        for fd, mask in self._epoll.poll(0, _BATCH):
+            # A socket closed earlier in this batch has no handler any more.
+            if (handler := handlers.get(fd)) is not None:
+                try:
                     handler(mask)
-            for _ in range(len(self._again)):
+                except Exception as exc:  # a defect of ours; the other edges are told only now, so go on
+                    self._report(exc)
+        for _ in range(len(self._again)):
+            try:
                 self._again.popleft()()
-        finally:
-            self._dispatching = False
-            if rest := list(events):
-                # A handler raised. An edge is told once, so the others must hear of theirs.
-                self.loop.call_soon(self._deliver, iter(rest))
-            if self._closing:
-                self._close_now()
-            if self._again:
-                self._schedule()
+            except Exception as exc:
+                self._report(exc)
+        self._dispatching = False
+        if self._closing:
+            self._close_now()
+        if self._again:
+            self._schedule()
+
+    def _report(self, exc: Exception) -> None:
+        self.loop.call_exception_handler({"message": "in a handler of the data path", "exception": exc})
 
     def _schedule(self) -> None:
         if not self._scheduled:

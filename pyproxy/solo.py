@@ -1,19 +1,18 @@
 """Solo: one process, one published port, from the first client to the stop.
 
 Here the event loop is imported: a client is waiting for it in the kernel's backlog. The process ends in a signal
-handler, at once: the kernel closes every descriptor faster than Python could, and frees the port with them.
+handler, at once: the kernel closes every descriptor faster than Python could, frees the port with them, and resets
+the connections that are unfinished (`tune`).
 """
 
 from __future__ import annotations
 
 import _socket
 import asyncio
-import os
+import contextlib
 import resource
-import signal
 import socket
 import traceback
-from types import FrameType
 from typing import Any, NoReturn
 
 from pyproxy.bind import backend_address
@@ -26,27 +25,18 @@ from pyproxy.messages import MessageRelay
 from pyproxy.pipes import Pipes
 from pyproxy.poller import Poller
 from pyproxy.published import SCTP, TCP, UDP
+from pyproxy.signals import Signals
 from pyproxy.stream import StreamRelay
 
 
-def serve(settings: Settings, sock: _socket.socket, log: Log) -> NoReturn:
+def serve(settings: Settings, sock: _socket.socket, log: Log, signals: Signals) -> NoReturn:
     """Serve the published port on `sock` until SIGINT or SIGTERM, then exit with status 0."""
     raise_descriptor_limit()
     loop = new_loop(settings.loop)
     loop.set_exception_handler(lambda _loop, context: _report(log, context))
     relay = start(Poller(loop), settings, sock, log)
-
-    def stop(number: int, _frame: FrameType | None) -> None:
-        relay.prepare_stop()
-        log.info(f"stopped by {signal.Signals(number).name}: {relay.totals().summary()}")
-        os._exit(0)
-
-    def tell(_number: int, _frame: FrameType | None) -> None:
-        log.info(f"{relay.live} live, {relay.totals().summary()}")
-
-    signal.signal(signal.SIGINT, stop)
-    signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGUSR1, tell)
+    signals.summary = lambda: f"{relay.live} live, {relay.totals().summary()}"
+    loop.add_reader(signals.wake_fd, signals.drain)
     loop.run_forever()
     raise AssertionError("only a signal ends the loop")
 
@@ -89,11 +79,14 @@ def new_loop(name: str) -> asyncio.AbstractEventLoop:
 def raise_descriptor_limit() -> None:
     """Raise the soft limit to the hard one, as Go's runtime does: a connection takes two descriptors."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    # Refused where fs.nr_open has been lowered below the limit that was inherited: then the soft one has to do.
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _report(log: Log, context: dict[str, Any]) -> None:
-    """A defect of ours, in one connection's handler: say it once, whole, and serve the others."""
+    """A defect of ours, in one connection's handler: say it whole, though not each time, and serve the others."""
     exc = context.get("exception")
     trace = "".join(traceback.format_exception(exc)) if isinstance(exc, BaseException) else ""
-    log.error(f"internal error, please report it: {context.get('message')}\n{trace}".rstrip())
+    text = f"internal error, please report it: {context.get('message')}\n{trace}".rstrip()
+    log.warn(f"internal {type(exc)}", text)

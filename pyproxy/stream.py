@@ -40,7 +40,7 @@ _BUFFER = memoryview(bytearray(COPY_BYTES))
 class StreamRelay:
     """Moves bytes from `source` to `sink` whenever `pump` is called; says by `waits` when to call it again."""
 
-    __slots__ = ("_ended", "_full_reads", "_held", "_pipe", "_piped", "_pipes", "_sink", "_source", "moved", "waits")
+    __slots__ = ("_failed", "_held", "_pipe", "_piped", "_pipes", "_sink", "_source", "_streak", "moved", "waits")
 
     def __init__(self, source: _socket.socket, sink: _socket.socket, pipes: Pipes) -> None:
         self._source = source
@@ -49,8 +49,8 @@ class StreamRelay:
         self._held: memoryview | None = None  # read, but not yet taken by the sink
         self._pipe: tuple[int, int] | None = None
         self._piped = 0  # bytes in the pipe
-        self._ended = WAIT  # END or SOURCE_FAILED, met while the pipe still held bytes
-        self._full_reads = 0  # copying: full reads in a row; splicing: thin wake-ups in a row
+        self._failed = False  # the source, while the pipe still held bytes
+        self._streak = 0  # copying: full reads in a row; splicing: thin wake-ups in a row
         self.waits = SOURCE
         self.moved = 0  # bytes that the sink has taken
 
@@ -64,7 +64,7 @@ class StreamRelay:
             outcome = self._send_held()
             if outcome != MORE:
                 return outcome
-        outcome = self._copy(exhaustive) if self._pipe is None else self._splice()
+        outcome = self._copy(exhaustive) if self._pipe is None else self._splice(exhaustive)
         if outcome == MORE:
             self.waits = TURN
         elif outcome != WAIT:
@@ -72,7 +72,7 @@ class StreamRelay:
         return outcome
 
     def release(self) -> None:
-        """Give the pipe back. Call once, when the direction is over, however it ended."""
+        """Give the pipe back, when the direction is over, however it ended. May be called again."""
         self.waits = NOTHING
         self._held = None
         if self._pipe is not None:
@@ -119,37 +119,36 @@ class StreamRelay:
                 self.waits = SINK
                 return WAIT
             if size == COPY_BYTES:
-                self._full_reads += 1
-                if self._full_reads >= _FULL_READS and (pipe := self._pipes.borrow()) is not None:
+                self._streak += 1
+                if self._streak >= _FULL_READS and (pipe := self._pipes.borrow()) is not None:
                     self._pipe = pipe
-                    self._full_reads = 0
-                    return self._splice()
+                    self._streak = 0
+                    return self._splice(exhaustive)
                 continue
-            self._full_reads = 0
+            self._streak = 0
             if not exhaustive:
                 self.waits = SOURCE
                 return WAIT
         return MORE
 
-    def _splice(self) -> int:
+    def _splice(self, exhaustive: bool) -> int:
         assert self._pipe is not None
         from_pipe, into_pipe = self._pipe
         source, sink = self._source.fileno(), self._sink.fileno()
         before = self.moved
         for _ in range(_TURN):
             was_empty = not self._piped
-            drained = False
-            if self._ended == WAIT:
+            drained = stopped = False
+            if not self._failed:
                 try:
                     size = os.splice(source, into_pipe, PIPE_BYTES, flags=_SPLICE)
-                    if not size:
-                        self._ended = END
+                    stopped = not size
                     self._piped += size
                 except BlockingIOError:
                     # Either the source has nothing or the pipe has no room: an empty pipe has room.
                     drained = was_empty
                 except OSError:
-                    self._ended = SOURCE_FAILED
+                    self._failed = True
             if self._piped:
                 try:
                     size = os.splice(from_pipe, sink, self._piped, flags=_SPLICE)
@@ -160,19 +159,38 @@ class StreamRelay:
                     return SINK_FAILED
                 self._piped -= size
                 self.moved += size
-            if self._ended != WAIT and not self._piped:
-                return self._ended
+            if self._piped:
+                continue
+            if self._failed:
+                return SOURCE_FAILED
+            # splice reads up to a mark of urgent data and no further, and there says "nothing", or "end" once the
+            # stream has ended somewhere behind it (net/ipv4/tcp.c, tcp_read_sock). Only recv knows the end.
+            if stopped or (drained and exhaustive and self._has_more()):
+                self._stop_splicing()
+                return self._copy(True)
             if drained:
                 self._consider_copying(self.moved - before)
                 self.waits = SOURCE
                 return WAIT
         return MORE
 
+    def _has_more(self) -> bool:
+        try:
+            self._source.recv(1, _socket.MSG_PEEK)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True  # an error to be met by the next read
+        return True
+
+    def _stop_splicing(self) -> None:
+        assert self._pipe is not None
+        self._pipes.give_back(self._pipe, empty=True)
+        self._pipe = None
+        self._streak = 0
+
     def _consider_copying(self, moved: int) -> None:
         """After a wake-up in which splice moved this many bytes and left the pipe empty."""
-        assert self._pipe is not None
-        self._full_reads = self._full_reads + 1 if moved < COPY_BYTES else 0
-        if self._full_reads >= _THIN_WAKE_UPS:
-            self._pipes.give_back(self._pipe, empty=True)
-            self._pipe = None
-            self._full_reads = 0
+        self._streak = self._streak + 1 if moved < COPY_BYTES else 0
+        if self._streak >= _THIN_WAKE_UPS:
+            self._stop_splicing()

@@ -15,22 +15,33 @@ from pyproxy.published import SCTP, TCP
 _KEEPALIVE_S = 15
 
 # Asked for on every UDP socket: room for a burst while this process does something else. The kernel grants it to root
-# (SO_RCVBUFFORCE), others get up to net.core.rmem_max. Memory is used only while datagrams wait.
-_RECEIVE_BUFFER_BYTES = 4 << 20
+# (SO_RCVBUFFORCE), others get up to net.core.rmem_max; likewise for sending. Memory is used only while datagrams wait.
+_BUFFER_BYTES = 4 << 20
 
 # SCTP streams asked for and granted, each way: docker-proxy's number (ishidawataru/sctp, SCTP_MAX_STREAM), so that any
 # stream a peer may use exists on the far side too.
 _STREAMS = 0xFFFF
 
-# Kernel constants that _socket does not carry: include/uapi/asm-generic/socket.h and include/uapi/linux/sctp.h.
+# Kernel constants that _socket does not carry: include/uapi/asm-generic/socket.h, include/uapi/linux/in.h and sctp.h.
+IP_PKTINFO = 8
+_SO_SNDBUFFORCE = 32
 _SO_RCVBUFFORCE = 33
 _SCTP_INITMSG = 2
 _SCTP_NODELAY = 3
 _SCTP_RECVRCVINFO = 32
 
 
+# struct linger {on, seconds} (socket(7)). On with 0 s: close sends a reset and forgets what was not sent (SCTP: ABORT).
+_LINGER_RESET = (1).to_bytes(4, sys.byteorder) + bytes(4)
+_LINGER_OFF = bytes(8)
+
+
 def tune(sock: _socket.socket, proto: str) -> None:
-    """Set what both sides of `proto` have. OSError as setsockopt(2) has it."""
+    """Set what both sides of `proto` have. OSError as setsockopt(2) has it.
+
+    A connection's socket is born such that closing it resets it: whatever ends this process, a signal, a crash or
+    SIGKILL, no transfer that it cut off looks complete. `close_politely` takes that back.
+    """
     if proto == TCP:
         _tune_tcp(sock)
     elif proto == SCTP:
@@ -39,7 +50,26 @@ def tune(sock: _socket.socket, proto: str) -> None:
         _tune_udp(sock)
 
 
+def close_politely(sock: _socket.socket) -> None:
+    """All that was to be said into `sock` has been: closing it may be an orderly end."""
+    sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_LINGER, _LINGER_OFF)
+
+
+def close_with_reset(sock: _socket.socket) -> None:
+    """What was to be said into `sock` was cut off: closing it must show that."""
+    sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_LINGER, _LINGER_RESET)
+
+
+def ask_for_packet_info(sock: _socket.socket) -> None:
+    """Have each datagram say which address it was sent to. One that came before this does not."""
+    if sock.family == _socket.AF_INET6:
+        sock.setsockopt(_socket.IPPROTO_IPV6, _socket.IPV6_RECVPKTINFO, 1)
+    else:
+        sock.setsockopt(_socket.IPPROTO_IP, IP_PKTINFO, 1)
+
+
 def _tune_tcp(sock: _socket.socket) -> None:
+    sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_LINGER, _LINGER_RESET)
     sock.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_NODELAY, 1)
     sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_KEEPALIVE, 1)
     sock.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_KEEPIDLE, _KEEPALIVE_S)
@@ -49,13 +79,15 @@ def _tune_tcp(sock: _socket.socket) -> None:
 
 
 def _tune_udp(sock: _socket.socket) -> None:
-    try:
-        sock.setsockopt(_socket.SOL_SOCKET, _SO_RCVBUFFORCE, _RECEIVE_BUFFER_BYTES)
-    except PermissionError:
-        sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_RCVBUF, _RECEIVE_BUFFER_BYTES)
+    for force, ask in ((_SO_RCVBUFFORCE, _socket.SO_RCVBUF), (_SO_SNDBUFFORCE, _socket.SO_SNDBUF)):
+        try:
+            sock.setsockopt(_socket.SOL_SOCKET, force, _BUFFER_BYTES)
+        except PermissionError:
+            sock.setsockopt(_socket.SOL_SOCKET, ask, _BUFFER_BYTES)
 
 
 def _tune_sctp(sock: _socket.socket) -> None:
+    sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_LINGER, _LINGER_RESET)
     sock.setsockopt(_socket.IPPROTO_SCTP, _SCTP_NODELAY, 1)
     # Each message comes with its stream and payload identifier.
     sock.setsockopt(_socket.IPPROTO_SCTP, _SCTP_RECVRCVINFO, 1)

@@ -18,7 +18,6 @@ from pyproxy.ending import (
     SINK_FAILED,
     SOURCE_FAILED,
     decide,
-    must_reset,
 )
 
 
@@ -47,7 +46,3 @@ def test_a_connection_closes_politely_only_if_both_directions_came_to_their_end(
             continue
         _, last = decide(second, stands)
         assert (last == CLOSE) == (first == second == END)
-
-
-def test_at_a_stop_only_what_was_said_to_the_end_may_look_complete() -> None:
-    assert [must_reset(stands) for stands in (OPEN, ENDED, CUT)] == [True, False, True]

@@ -180,6 +180,28 @@ def test_a_container_that_cannot_be_reached_resets_the_client(lab: ReferenceHost
         lab.run("ip", "route", "del", kind, "198.51.100.0/24")
 
 
+@pytest.mark.parametrize("kind", ["icmp-port-unreachable", "icmp-host-prohibited", "icmp-admin-prohibited"])
+def test_no_datagram_is_lost_to_a_firewalls_refusal_of_an_earlier_one(lab: ReferenceHost, kind: str) -> None:
+    """The ICMP error is told on the next send, which then sends nothing: it has to be sent again."""
+    rule = ["INPUT", "-p", "udp", "--dport", "1234", "-j", "REJECT", "--reject-with", kind]
+    with serve(lab, "udp", "::1") as proxy:
+        client = UdpClient(lab, HOST, "::1", 1234)
+        lab.run("iptables", "-A", *rule, on="daemon1")
+        client.say("refused")
+        while "datagrams up" not in proxy.totals():
+            pass
+        lab.run("iptables", "-D", *rule, on="daemon1")
+        daemon = Daemon(lab, "daemon1", 1234, udp=True)
+        client.say("received")
+        assert daemon.answer() == "received"
+        assert client.hear() == daemon.says
+        daemon.end()
+        client.end()
+        totals = proxy.totals()
+        assert "1 datagrams unreachable" in totals
+        assert "dropped" not in totals
+
+
 def test_without_any_rules_the_proxy_carries_everything() -> None:
     with new_lab(rules=False) as lab, serve(lab, "tcp", "0.0.0.0") as proxy:
         for source, to, _, _ in TABLE:

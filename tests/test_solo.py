@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+import pyproxy
 from tests.support.proxy import PATIENCE_S, PROGRAM, before, connect, running
 from tests.support.sockets import (
     accept,
@@ -51,7 +53,7 @@ def test_it_says_what_it_serves_and_why_it_stops() -> None:
     with running(*ENDS) as proxy:
         assert proxy.served == f"pyproxy: tcp 127.0.0.1:{proxy.port}: serving -> 127.0.0.1:9\n"
         ended = proxy.stop(signal.SIGTERM)
-        assert ended == f"pyproxy: tcp 127.0.0.1:{proxy.port}: stopped by SIGTERM: no client so far\n"
+        assert ended == f"pyproxy: tcp 127.0.0.1:{proxy.port}: stopped by SIGTERM: 0 live, no client so far\n"
 
 
 def test_a_proxy_without_clients_has_no_event_loop_yet() -> None:
@@ -67,7 +69,7 @@ def test_a_proxy_without_clients_has_no_event_loop_yet() -> None:
             client.sendall(b"x")
             assert receive_exactly(client, 1) == b"x"
         assert has_loop()
-        assert "stopped by SIGINT: 1 B up, 1 B down, 1 connections" in proxy.stop()
+        assert "live, 1 B up, 1 B down, 1 connections" in proxy.stop()
 
 
 @pytest.mark.parametrize(
@@ -112,7 +114,19 @@ def test_no_right_to_bind_is_named() -> None:
     assert "CAP_NET_BIND_SERVICE" in done.stderr
 
 
-@pytest.mark.parametrize(("host", "container"), [("127.0.0.1", "127.0.0.1"), ("0.0.0.0", "127.0.0.1"), ("::", "::1")])
+@pytest.mark.parametrize(
+    ("host", "container"),
+    [
+        ("127.0.0.1", "127.0.0.1"),
+        ("127.0.0.1", "0.0.0.0"),
+        ("0.0.0.0", "0.0.0.0"),
+        ("0.0.0.0", "127.0.0.1"),
+        ("0.0.0.0", "127.0.0.5"),
+        ("::", "::1"),
+        ("::", "::"),
+        ("::1", "::"),
+    ],
+)
 def test_a_proxy_to_itself_is_refused(host: str, container: str) -> None:
     with listening() as unused:
         port = str(unused.getsockname()[1])
@@ -180,12 +194,12 @@ def test_a_stop_resets_what_is_unfinished_and_only_that(loop_flag: str) -> None:
         assert receive_exactly(cut, 10) == b"half of it"
         told_backend.sendall(b"all of it")
         told_backend.shutdown(socket.SHUT_WR)
-        # The end has been passed on once the client can see it.
-        assert told.recv(100, socket.MSG_WAITALL) == b"all of it"
+        # The end has been passed on once the client has seen it.
+        assert receive_all(told) == b"all of it"
         assert "2 connections" in proxy.stop()
         with pytest.raises(ConnectionResetError):
             cut.recv(1)
-        assert told.recv(1) == b""
+        assert told.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0
 
 
 def test_it_stops_with_a_thousand_connections_and_leaves_the_port_free(loop_flag: str) -> None:
@@ -339,3 +353,66 @@ def test_messages_go_to_the_system_log_where_stderr_is_null(tmp_path: Path) -> N
     ]
     # And without a daemon, nothing happens.
     assert subprocess.run([sys.executable, "-c", program, path], stderr=subprocess.DEVNULL, check=False).returncode == 0
+
+
+def test_a_log_that_nobody_reads_stops_neither_traffic_nor_the_stop() -> None:
+    with listening() as unused:
+        port = unused.getsockname()[1]
+    with serving(echo) as backend:
+        read, write = os.pipe()
+        os.set_blocking(write, False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                os.write(write, b"x" * 65_536)
+        os.set_blocking(write, True)
+        arguments = [*ENDS, "-host-port", str(port), "-container-port", str(backend[1])]
+        answer, status = os.pipe()
+        child = os.posix_spawn(
+            PROGRAM,
+            [PROGRAM, *arguments],
+            os.environ,
+            file_actions=[(os.POSIX_SPAWN_DUP2, write, 2), (os.POSIX_SPAWN_DUP2, status, 3)],
+        )
+        os.close(status)
+        assert os.read(answer, 2) == b"0\n"
+        os.close(answer)
+        with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_S) as client:
+            client.sendall(b"x")
+            assert receive_exactly(client, 1) == b"x"
+            os.kill(child, signal.SIGINT)
+            assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        os.close(read)
+        os.close(write)
+
+
+def test_a_port_that_waits_for_its_first_client_survives_an_upgrade(tmp_path: Path) -> None:
+    """The process then becomes the version that is installed; its process id, its socket and its parent stay."""
+    shutil.copytree(Path(pyproxy.__file__).parent, tmp_path / "pyproxy")
+    start = tmp_path / "start"
+    start.write_text(f"#!{sys.executable}\nfrom pyproxy.__main__ import main\nmain()\n")
+    start.chmod(0o755)
+    with serving(echo) as backend, before(backend, program=str(start)) as proxy:
+        pid = proxy.process.pid
+        shutil.rmtree(tmp_path / "pyproxy")
+        shutil.copytree(Path(pyproxy.__file__).parent, tmp_path / "pyproxy")
+        (tmp_path / "pyproxy" / "__main__.py").touch()
+        with connect(proxy) as client:
+            client.sendall(b"x")
+            assert receive_exactly(client, 1) == b"x"
+        command = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+        assert "-use-listen-fd" in command
+        assert f"serving -> 127.0.0.1:{backend[1]}" in proxy.line()
+        assert "1 connections" in proxy.stop()
+
+
+def test_a_port_whose_program_is_gone_says_so(tmp_path: Path) -> None:
+    shutil.copytree(Path(pyproxy.__file__).parent, tmp_path / "pyproxy")
+    start = tmp_path / "start"
+    start.write_text(f"#!{sys.executable}\nfrom pyproxy.__main__ import main\nmain()\n")
+    start.chmod(0o755)
+    with running(*ENDS, program=str(start)) as proxy:
+        shutil.rmtree(tmp_path / "pyproxy")
+        with contextlib.suppress(ConnectionResetError):
+            connect(proxy).close()
+        assert "installation of pyproxy is gone" in proxy.line()
+        assert proxy.process.wait(PATIENCE_S) == 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import select
+import signal
 import socket
 import threading
 from collections.abc import Iterator
@@ -108,10 +109,8 @@ def test_a_reset_after_a_half_close_is_passed_on_though_nobody_writes(loop_flag:
         client.shutdown(socket.SHUT_WR)
         assert receive_all(backend) == b"request"
         reset(client)
-        # A read would go on saying "end of stream", which it was; poll and the next write tell.
-        poll = select.poll()
-        poll.register(backend, select.POLLERR)
-        assert poll.poll(PATIENCE_S * 1000)
+        # A read would go on saying "end of stream", which it was; the next write tells.
+        await_reset(backend)
         with pytest.raises((ConnectionResetError, BrokenPipeError)):
             backend.sendall(b"reply")
 
@@ -169,6 +168,124 @@ def test_urgent_bytes_stay_in_the_stream(loop_flag: str) -> None:
         client.send(b"!", socket.MSG_OOB)
         client.sendall(b"after")
         assert receive_exactly(backend, 12) == b"before!after"
+
+
+@pytest.mark.parametrize("bulk", [0, 1_000_000, 50_000_000])
+def test_urgent_bytes_after_bulk_cut_nothing_off(loop_flag: str, bulk: int) -> None:
+    """splice(2) stops at the urgent mark, and calls it the end of the stream once there is one."""
+    with connected(loop_flag) as (_, client, backend):
+        sender = threading.Thread(target=send_urgently, args=(client, bulk))
+        sender.start()
+        data = receive_all(backend)
+        sender.join()
+        assert len(data) == bulk + 1006
+        assert data[bulk:] == b"!after" + b"y" * 1000
+
+
+def send_urgently(sock: socket.socket, bulk: int) -> None:
+    sock.sendall(b"x" * bulk)
+    sock.send(b"!", socket.MSG_OOB)
+    sock.sendall(b"after")
+    sock.sendall(b"y" * 1000)
+    sock.shutdown(socket.SHUT_WR)
+
+
+def test_what_a_backend_says_before_it_resets_at_once_is_delivered(loop_flag: str) -> None:
+    def banner_and_reset(sock: socket.socket) -> None:
+        sock.sendall(b"banner")
+        reset(sock)
+
+    delivered = 0
+    with serving(banner_and_reset) as backend, before(backend, loop_flag) as proxy:
+        for _ in range(100):
+            try:
+                client = connect(proxy)
+            except ConnectionResetError:
+                continue  # the reset overtook the client's own connect()
+            with client:
+                assert receive_exactly(client, 6) == b"banner"
+                delivered += 1
+                with pytest.raises(ConnectionResetError):
+                    client.recv(1)
+        assert delivered > 50
+        assert "100 connections, 100 connections reset" in proxy.totals()
+
+
+def test_a_finish_and_a_reset_that_are_seen_together_are_both_passed_on(loop_flag: str) -> None:
+    with connected(loop_flag) as (proxy, client, backend):
+        client.sendall(b"x")
+        assert receive_exactly(backend, 1) == b"x"
+        proxy.process.send_signal(signal.SIGSTOP)
+        client.sendall(b"y")
+        client.shutdown(socket.SHUT_WR)
+        reset(client)
+        proxy.process.send_signal(signal.SIGCONT)
+        await_reset(backend)
+        assert "1 connections reset" in proxy.totals()
+
+
+def test_a_reset_is_counted_once_and_bytes_with_it(loop_flag: str) -> None:
+    with connected(loop_flag) as (proxy, client, backend):
+        client.shutdown(socket.SHUT_WR)
+        assert receive_all(backend) == b""
+        backend.settimeout(0.5)
+        sent = 0
+        with contextlib.suppress(TimeoutError):
+            while True:
+                sent += backend.send(b"x" * 65_536)
+        reset(client)
+        await_reset(backend)
+        assert "1 connections, 1 connections reset" in (totals := proxy.totals())
+        assert int(float(totals.split(" MB down")[0].split()[-1]) * 1e6) <= sent
+
+
+def test_a_reset_is_not_held_up_for_ever_by_a_side_that_does_not_read(loop_flag: str) -> None:
+    """What was said before it has some seconds to be taken (connection.DRAIN_S), then the other side is told."""
+    with connected(loop_flag) as (proxy, client, backend):
+        for sock in (client, backend):
+            sock.settimeout(0.5)
+            with contextlib.suppress(TimeoutError):
+                while True:
+                    sock.send(b"x" * 65_536)
+        reset(backend)
+        await_reset(client)
+        assert "0 live" in proxy.totals()
+
+
+def test_a_client_that_gives_up_while_the_backend_is_dialed_is_let_go(loop_flag: str) -> None:
+    with socket.socket() as silent, contextlib.ExitStack() as stack:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen(0)
+        for _ in range(4):  # fill the backlog: further requests are then ignored
+            filler = stack.enter_context(socket.socket())
+            filler.setblocking(False)
+            filler.connect_ex(silent.getsockname())
+        with before(address_of(silent), loop_flag) as proxy:
+            clients = [connect(proxy) for _ in range(20)]
+            while "20 live" not in proxy.totals():
+                pass
+            for client in clients:
+                reset(client)
+            while "0 live" not in proxy.totals():
+                pass
+
+
+def test_a_killed_proxy_leaves_no_transfer_that_looks_complete(loop_flag: str) -> None:
+    with connected(loop_flag) as (proxy, client, backend):
+        backend.sendall(b"half of it")
+        assert receive_exactly(client, 10) == b"half of it"
+        proxy.process.kill()
+        proxy.process.wait()
+        for sock in (client, backend):
+            with pytest.raises(ConnectionResetError):
+                sock.recv(1)
+
+
+def await_reset(sock: socket.socket) -> None:
+    """Wait until the kernel knows that the peer has reset; reading would tell only after what came before."""
+    poll = select.poll()
+    poll.register(sock, select.POLLERR)
+    assert poll.poll(PATIENCE_S * 1000)
 
 
 def test_both_sides_have_keepalive_and_no_delay() -> None:

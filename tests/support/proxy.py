@@ -26,14 +26,17 @@ _SYS_PIDFD_GETFD = 438  # the same on every architecture (include/uapi/asm-gener
 class Proxy:
     """A running pyproxy. `port` is the host port it serves, `served` its first line. Closed by `running`."""
 
-    def __init__(self, arguments: Sequence[str], prefix: Sequence[str] = ()) -> None:
-        self.process = subprocess.Popen([*prefix, PROGRAM, *arguments], stderr=subprocess.PIPE, text=True)
+    def __init__(self, arguments: Sequence[str], prefix: Sequence[str] = (), program: str = PROGRAM) -> None:
+        self.process = subprocess.Popen([*prefix, program, *arguments], stderr=subprocess.PIPE, text=True)
         assert self.process.stderr is not None
         self._stderr = self.process.stderr
         self.served = self.line()
         found = re.search(r"^pyproxy: \w+ (.*):(\d+): serving", self.served)
         if found is None:
-            raise AssertionError(f"pyproxy did not start: {self.served}{self._stderr.read()}")
+            said = self.served + self._stderr.read()
+            self.process.wait()
+            self._stderr.close()
+            raise AssertionError(f"pyproxy did not start: {said}")
         self.port = int(found[2])
 
     def line(self) -> str:
@@ -43,8 +46,10 @@ class Proxy:
     def totals(self) -> str:
         """What it says of itself on SIGUSR1."""
         self.process.send_signal(signal.SIGUSR1)
+        said = ""
         while " live, " not in (line := self.line()):
-            assert line, "pyproxy ended"
+            said += line
+            assert line, f"pyproxy ended: {self.process.wait(PATIENCE_S)}: {said}"
         return line.split(": ", 2)[2].strip()
 
     def descriptors(self) -> int:
@@ -65,9 +70,9 @@ class Proxy:
 
 
 @contextlib.contextmanager
-def running(*arguments: str, prefix: Sequence[str] = ()) -> Iterator[Proxy]:
+def running(*arguments: str, prefix: Sequence[str] = (), program: str = PROGRAM) -> Iterator[Proxy]:
     """A proxy for the time of the block; the test may stop it earlier, and if not, it must stop well."""
-    proxy = Proxy(arguments, prefix)
+    proxy = Proxy(arguments, prefix, program)
     try:
         yield proxy
         if proxy.process.poll() is None:
@@ -80,10 +85,17 @@ def running(*arguments: str, prefix: Sequence[str] = ()) -> Iterator[Proxy]:
 
 
 @contextlib.contextmanager
-def before(backend: tuple[str, int], *arguments: str, host: str = "127.0.0.1", proto: str = "tcp") -> Iterator[Proxy]:
+def before(
+    backend: tuple[str, int],
+    *arguments: str,
+    host: str = "127.0.0.1",
+    proto: str = "tcp",
+    program: str = PROGRAM,
+) -> Iterator[Proxy]:
     """A proxy on a free port of `host`, before a backend."""
     ends = ["-proto", proto, "-host-ip", host, "-host-port", "0"]
-    with running(*ends, "-container-ip", backend[0], "-container-port", str(backend[1]), *arguments) as proxy:
+    container = ["-container-ip", backend[0], "-container-port", str(backend[1])]
+    with running(*ends, *container, *arguments, program=program) as proxy:
         yield proxy
 
 
