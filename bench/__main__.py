@@ -1,0 +1,132 @@
+"""`python -m bench run` and `python -m bench report`."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+from rich.console import Console
+
+from bench import report, results
+from bench.peers import NOT_MEASURED, QUICK, DockerProxyLike, Peer, known_peers
+from bench.results import ResultsError, Run
+from bench.run import measure_all
+from bench.scenarios import SCENARIOS, Scenario
+from tests.lab.namespaces import WorldError
+
+TREE = Path(__file__).parents[1]
+FOLDER = TREE / "build" / "bench"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench", description="What a proxy costs, against its peers.")
+    commands = parser.add_subparsers(required=True)
+    run = commands.add_parser("run", help="measure, print a table, write JSON, Markdown and plots")
+    run.add_argument("--quick", action="store_true", help="three peers and fewer scenarios, in under two minutes")
+    run.add_argument("--scenario", action="append", default=[], metavar="NAME", help="only those whose name begins so")
+    run.add_argument(
+        "--peer", action="append", default=[], metavar="NAME[=COMMAND]",
+        help="only this peer, docker-proxy and direct; or one more, a COMMAND with docker-proxy's command line",
+    )  # fmt: skip
+    run.add_argument("--rounds", type=int, help="rounds per scenario (default 5; quick: 3)")
+    run.add_argument("--seconds", type=float, help="seconds per measurement (default 0.3)")
+    run.add_argument("--output", type=Path, default=FOLDER, help="folder of the results (default build/bench)")
+    run.add_argument("--list", action="store_true", help="list scenarios and peers, and measure nothing")
+    run.set_defaults(call=do_run)
+    show = commands.add_parser("report", help="print the table of a run and draw its plots again")
+    show.add_argument("file", type=Path, nargs="?", help="the JSON of a run (default: the newest in build/bench)")
+    show.add_argument("--readme", action="store_true", help="write the README's performance section from it")
+    show.set_defaults(call=do_report)
+    arguments = parser.parse_args()
+    try:
+        arguments.call(arguments)
+    except (WorldError, ResultsError) as exc:
+        sys.exit(f"bench: {exc}")
+
+
+def do_run(arguments: argparse.Namespace) -> None:
+    console = Console()
+    peers, skipped = choose_peers(arguments.peer, quick=arguments.quick)
+    scenarios = choose_scenarios(arguments.scenario, quick=arguments.quick)
+    if arguments.list:
+        for scenario in scenarios:
+            console.print(f"{scenario.name:24} {scenario.words}")
+        console.print(f"\npeers: {', '.join(peer.name for peer in peers)}")
+        for name, why in skipped.items():
+            console.print(f"skipped: {name}: {why}")
+        return
+    started = datetime.now(UTC)
+    run = Run(
+        started=started.isoformat(timespec="seconds"),
+        command=shlex.join(["python", "-m", "bench", *sys.argv[1:]]),
+        rounds=arguments.rounds or (3 if arguments.quick else 5),
+        seconds=arguments.seconds or 0.3,
+        quick=arguments.quick,
+        machine=results.machine(TREE),
+        peers={peer.name: peer.version() for peer in peers},
+        skipped=skipped,
+    )
+    path = arguments.output / f"{started:%Y%m%d-%H%M%S}.json"
+    for name, why in skipped.items():
+        console.print(f"skipped: {name}: {why}")
+    measure_all(run, scenarios, peers, path)
+    show(run, path, console)
+
+
+def do_report(arguments: argparse.Namespace) -> None:
+    path = arguments.file
+    if path is None:
+        found = sorted(FOLDER.glob("*.json"))
+        if not found:
+            raise ResultsError(f"no run in {FOLDER}: `python -m bench run` makes one")
+        path = found[-1]
+    run = results.read(path)
+    show(run, path, Console())
+    if arguments.readme:
+        source = path.resolve().relative_to(TREE) if path.resolve().is_relative_to(TREE) else path
+        report.update_readme(TREE / "README.md", report.readme_section(run, str(source)))
+
+
+def show(run: Run, path: Path, console: Console) -> None:
+    from bench.plots import draw_all  # matplotlib takes a second to import: not before it is needed
+
+    report.print_table(run, console)
+    path.with_suffix(".md").write_text(report.markdown(run))
+    drawn = draw_all(run, path.with_suffix(""))
+    console.print(f"Written: {path}, {path.with_suffix('.md').name}, and {len(drawn)} plots in {path.with_suffix('')}")
+
+
+def choose_peers(wanted: list[str], *, quick: bool) -> tuple[list[Peer], dict[str, str]]:
+    """The peers to measure, and the others with the reason why not."""
+    peers = known_peers()
+    names = {name for name in wanted if "=" not in name}
+    if unknown := names - {peer.name for peer in peers}:
+        raise ResultsError(f"no peer {', '.join(sorted(unknown))}: known are {', '.join(p.name for p in peers)}")
+    if names:
+        peers = [peer for peer in peers if peer.name in names | {report.BASE, report.LIMIT}]
+    elif quick:
+        peers = [peer for peer in peers if peer.name in QUICK]
+    for name, _, command in (each.partition("=") for each in wanted if "=" in each):
+        peers.append(DockerProxyLike(name, shlex.split(command)))
+    skipped = {peer.name: why for peer in peers if (why := peer.missing()) is not None}
+    if not quick and not names:
+        skipped |= NOT_MEASURED
+    return [peer for peer in peers if peer.name not in skipped], skipped
+
+
+def choose_scenarios(wanted: list[str], *, quick: bool) -> list[Scenario]:
+    if not wanted:
+        return [scenario for scenario in SCENARIOS if scenario.quick or not quick]
+    found = [scenario for scenario in SCENARIOS if scenario.name.startswith(tuple(wanted))]
+    if not found:
+        raise ResultsError(
+            f"no scenario begins with {', '.join(wanted)}: known are {', '.join(s.name for s in SCENARIOS)}"
+        )
+    return found
+
+
+if __name__ == "__main__":
+    main()

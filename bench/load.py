@@ -1,0 +1,211 @@
+"""What runs on the client: `python -m bench.load WHAT JSON`. Prints what it found as JSON; fails loudly.
+
+Latencies are in microseconds, sorted out into percentiles here; contents are compared, counts are the receiver's.
+"""
+
+from __future__ import annotations
+
+import json
+import select
+import socket
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from bench.batch import STAMP, Sender
+from bench.stats import percentile
+
+_PERCENTILES = {"p50_us": 0.5, "p90_us": 0.9, "p99_us": 0.99, "p999_us": 0.999}
+
+# Time in which a whole exchange must have happened; else the peer hangs, and the cell has failed.
+_HANG_S = 10
+
+
+def exchange(address: list[Any], size: int, connections: int, seconds: float) -> dict[str, float]:
+    """Request and response on open connections, one request in flight on each."""
+    clients = [_connect(address) for _ in range(connections)]
+    data = (STAMP * (size // len(STAMP) + 1))[:size]
+    for client in clients:  # every path open and warm before the clock starts
+        client.sendall(data)
+        _receive(client, data)
+    latencies = _one_by_one(clients[0], data, seconds) if connections == 1 else _at_once(clients, data, seconds)
+    return _described(latencies, seconds, "per_s")
+
+
+def _one_by_one(client: socket.socket, data: bytes, seconds: float) -> list[float]:
+    latencies: list[float] = []
+    now = time.perf_counter
+    end = now() + seconds
+    then = now()
+    while then < end:
+        client.send(data)
+        _receive(client, data)
+        after = now()
+        latencies.append(after - then)
+        then = after
+    return latencies
+
+
+def _receive(client: socket.socket, data: bytes) -> None:
+    got = client.recv(len(data))
+    while len(got) < len(data):
+        more = client.recv(len(data) - len(got))
+        if not more:
+            break
+        got += more
+    if got != data:
+        raise AssertionError(f"sent {len(data)} bytes, and got back {len(got)} that differ")
+
+
+def _at_once(clients: Sequence[socket.socket], data: bytes, seconds: float) -> list[float]:
+    latencies: list[float] = []
+    now = time.perf_counter
+    epoll = select.epoll()
+    of = {client.fileno(): client for client in clients}
+    sent: dict[int, float] = {}
+    end = now() + seconds
+    for fd, client in of.items():
+        epoll.register(fd, select.EPOLLIN)
+        sent[fd] = now()
+        client.send(data)
+    while sent:
+        ready = epoll.poll(_HANG_S)
+        if not ready:
+            raise AssertionError(f"{len(sent)} of {len(clients)} exchanges hang")
+        for fd, _ in ready:
+            client = of[fd]
+            _receive(client, data)
+            after = now()
+            latencies.append(after - sent.pop(fd))
+            if after < end:
+                sent[fd] = after
+                client.send(data)
+    return latencies
+
+
+def connect(address: list[Any], size: int, connections: int, seconds: float) -> dict[str, float]:
+    """Connect, request, response, close; `connections` of them in flight."""
+    data = (STAMP * (size // len(STAMP) + 1))[:size]
+    latencies: list[float] = []
+    now = time.perf_counter
+    epoll = select.epoll()
+    live: dict[int, tuple[socket.socket, float]] = {}
+    end = now() + seconds
+
+    def begin() -> None:
+        client = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        began = now()
+        client.connect_ex(tuple(address))
+        live[client.fileno()] = client, began
+        epoll.register(client, select.EPOLLOUT)
+
+    for _ in range(connections):
+        begin()
+    while live:
+        ready = epoll.poll(_HANG_S)
+        if not ready:
+            raise AssertionError(f"{len(live)} connections hang")
+        for fd, events in ready:
+            client, began = live[fd]
+            if not events & select.EPOLLIN:
+                client.send(data)
+                epoll.modify(client, select.EPOLLIN)
+                continue
+            client.settimeout(_HANG_S)
+            _receive(client, data)
+            del live[fd]
+            client.close()
+            latencies.append(now() - began)
+            if now() < end:
+                begin()
+    return _described(latencies, seconds, "per_s")
+
+
+def hold(address: list[Any], connections: int) -> dict[str, float]:
+    """Open connections, use each once, say how many, and hold them until standard input ends."""
+    held: deque[socket.socket] = deque()
+    for _ in range(connections):
+        client = _connect(address)
+        client.sendall(b"x")
+        _receive(client, b"x")
+        held.append(client)
+    print(json.dumps({"held": len(held)}), flush=True)
+    sys.stdin.read()
+    return {}
+
+
+def datagrams(address: list[Any], size: int, flows: int, seconds: float, per_s: float) -> dict[str, float]:
+    """Send datagrams, taking turns among the flows; as many as go if `per_s` is 0. Delivery is counted elsewhere."""
+    senders = []
+    for _ in range(flows):
+        sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        sock.connect(tuple(address))
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 << 20)
+        senders.append((sock, Sender(sock, size)))
+    now = time.perf_counter
+    began = now()
+    end = began + seconds
+    sent = 0
+    while True:
+        at = now()
+        if at >= end:
+            break
+        if per_s and sent >= (at - began) * per_s:
+            continue  # too early: spin, as a sleep is longer than the gap
+        for _, sender in senders:
+            try:
+                sent += sender.send(1 if flows > 1 else 32)
+            except ConnectionRefusedError:
+                continue  # nobody there yet, or a peer that lets errors through
+    return {"sent": sent, "sent_per_s": sent / (now() - began)}
+
+
+def ping(address: list[Any], size: int, seconds: float) -> dict[str, float]:
+    """Datagram and reply, one in flight."""
+    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    sock.connect(tuple(address))
+    sock.settimeout(_HANG_S)
+    data = (STAMP * (size // len(STAMP) + 1))[:size]
+    sock.send(data)
+    sock.recv(1 << 16)
+    latencies: list[float] = []
+    now = time.perf_counter
+    end = now() + seconds
+    then = now()
+    while then < end:
+        sock.send(data)
+        if sock.recv(1 << 16) != data:
+            raise AssertionError("a reply differs from what was sent")
+        after = now()
+        latencies.append(after - then)
+        then = after
+    return _described(latencies, seconds, "per_s")
+
+
+def _connect(address: list[Any]) -> socket.socket:
+    client = socket.create_connection(tuple(address), timeout=_HANG_S)
+    client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return client
+
+
+def _described(latencies: list[float], seconds: float, rate: str) -> dict[str, float]:
+    if not latencies:
+        raise AssertionError("not one exchange was completed")
+    latencies.sort()
+    found = {name: percentile(latencies, share) * 1e6 for name, share in _PERCENTILES.items()}
+    return {rate: len(latencies) / seconds, **found}
+
+
+if __name__ == "__main__":
+    program: dict[str, Callable[..., dict[str, float]]] = {
+        "exchange": exchange,
+        "connect": connect,
+        "hold": hold,
+        "datagrams": datagrams,
+        "ping": ping,
+    }
+    result = program[sys.argv[1]](**json.loads(sys.argv[2]))
+    if result:
+        print(json.dumps(result))

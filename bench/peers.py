@@ -1,0 +1,286 @@
+"""What is measured against: how each proxy is started before the container, and stopped.
+
+`direct` and `dnat` are no proxies: the client speaks to the container, or the kernel rewrites its packets. Every
+other peer runs on the host namespace, new for each cell, and is ended with it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import psutil
+
+from bench.world import CONTAINER_IP, HOST_IP, BenchWorld, LoadError
+from tests.lab.namespaces import HOST
+
+HOST_PORT = 9000
+
+_BUILD = Path(__file__).parents[1] / "build"
+_FOLDERS = ["build/docker/usr/sbin", "build/peers/usr/sbin", "build/peers/usr/bin", "build/peers/lib/systemd"]
+_PATH = os.pathsep.join(
+    [*(str(_BUILD.parent / folder) for folder in _FOLDERS), os.environ["PATH"], "/usr/sbin", "/lib/systemd"]
+)
+_LIBRARIES = os.pathsep.join(
+    str(path) for path in (*_BUILD.glob("peers/usr/lib/*-linux-gnu*"), _BUILD / "peers/usr/lib/systemd",
+                           *_BUILD.glob("peers/usr/lib/*-linux-gnu*/systemd"))
+)  # fmt: skip
+
+# docker-proxy's command line writes its answer to descriptor 3: here, to our end of its standard output.
+_ANSWERS_ON_3 = ("sh", "-c", 'exec "$@" 3>&1 >/dev/null 2>/dev/null', "sh")
+
+
+class Running(NamedTuple):
+    """A peer before the container: where the client goes, and whose CPU and memory it costs."""
+
+    address: tuple[str, int]
+    processes: list[psutil.Process]
+
+
+class Peer:
+    """One way from the client to the container."""
+
+    protocols: tuple[str, ...] = ("tcp", "udp")
+    # With docker-proxy's command line: can be measured port by port, and from spawn to answer.
+    command: tuple[str, ...] | None = None
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def missing(self) -> str | None:
+        """Why it cannot be measured here, or None."""
+        return None
+
+    def version(self) -> str:
+        return ""
+
+    @contextlib.contextmanager
+    def before(self, world: BenchWorld, proto: str, container_port: int) -> Iterator[Running]:
+        raise NotImplementedError
+
+
+class Direct(Peer):
+    """No proxy: the client speaks to the container, by way of the host's forwarding."""
+
+    @contextlib.contextmanager
+    def before(self, world: BenchWorld, proto: str, container_port: int) -> Iterator[Running]:
+        yield Running((CONTAINER_IP, container_port), [])
+
+
+class Dnat(Peer):
+    """The kernel's DNAT, with the rules that Docker makes for a published port."""
+
+    @contextlib.contextmanager
+    def before(self, world: BenchWorld, proto: str, container_port: int) -> Iterator[Running]:
+        to = f"--to-destination {CONTAINER_IP}:{container_port}"
+        rules = f"*nat\n-A PREROUTING -d {HOST_IP} -p {proto} -m {proto} --dport {HOST_PORT} -j DNAT {to}\nCOMMIT\n"
+        world.run("iptables-restore", stdin=rules)
+        try:
+            yield Running((HOST_IP, HOST_PORT), [])
+        finally:
+            world.run("iptables", "-t", "nat", "-F")
+
+
+class Program(Peer):
+    """A program that is found on the machine or in build/, and started for one port."""
+
+    program = ""
+    version_flag = "--version"
+
+    def path(self) -> str | None:
+        return shutil.which(self.program, path=_PATH)
+
+    def missing(self) -> str | None:
+        return None if self.path() else f"no {self.program} here (make bench-deps)"
+
+    def version(self) -> str:
+        done = subprocess.run(
+            [f"{self.path()}", self.version_flag],
+            capture_output=True, text=True, check=False, env=os.environ | {"LD_LIBRARY_PATH": _LIBRARIES},
+        )  # fmt: skip
+        return next((line for line in (done.stdout + done.stderr).splitlines() if any(map(str.isdigit, line))), "")
+
+    def arguments(self, proto: str, container_port: int, folder: Path) -> Sequence[str]:
+        raise NotImplementedError
+
+    @contextlib.contextmanager
+    def before(self, world: BenchWorld, proto: str, container_port: int) -> Iterator[Running]:
+        with tempfile.TemporaryDirectory() as folder:
+            words = [f"{self.path()}", *self.arguments(proto, container_port, Path(folder))]
+            environment = ["env", f"LD_LIBRARY_PATH={_LIBRARIES}"]
+            with ended(world, [*environment, *words]) as process:
+                _wait_until_bound(world, proto, process)
+                yield Running((HOST_IP, HOST_PORT), [psutil.Process(process.pid)])
+
+
+class DockerProxyLike(Program):
+    """docker-proxy, and whatever has its command line."""
+
+    def __init__(self, name: str, command: Sequence[str], version_flag: str = "-version") -> None:
+        super().__init__(name)
+        self.program = command[0]
+        self.command = tuple(command)
+        self.version_flag = version_flag
+
+    def missing(self) -> str | None:
+        if self.path() is None:
+            return f"no {self.program} here (make bench-deps)"
+        self.command = (f"{self.path()}", *(self.command or ())[1:])
+        return None
+
+    @contextlib.contextmanager
+    def before(self, world: BenchWorld, proto: str, container_port: int) -> Iterator[Running]:
+        assert self.command is not None
+        ends = ["-proto", proto, "-host-ip", HOST_IP, "-host-port", str(HOST_PORT)]
+        words = [*ends, "-container-ip", CONTAINER_IP, "-container-port", str(container_port)]
+        with ended(world, [*_ANSWERS_ON_3, *self.command, *words]) as process:
+            assert process.stdout is not None
+            if process.stdout.readline() != "0\n":
+                raise LoadError(f"{self.name} did not start: {process.stdout.read().strip()}")
+            yield Running((HOST_IP, HOST_PORT), [psutil.Process(process.pid)])
+
+
+class Socat(Program):
+    """A process per connection."""
+
+    program = "socat"
+    version_flag = "-V"
+
+    def arguments(self, proto: str, container_port: int, folder: Path) -> Sequence[str]:
+        if proto == "tcp":
+            listen = f"TCP-LISTEN:{HOST_PORT},bind={HOST_IP},fork,reuseaddr,backlog=4096,nodelay"
+            return [listen, f"TCP:{CONTAINER_IP}:{container_port},nodelay"]
+        listen = f"UDP-LISTEN:{HOST_PORT},bind={HOST_IP},fork,reuseaddr"
+        return [listen, f"UDP:{CONTAINER_IP}:{container_port}"]
+
+
+class Haproxy(Program):
+    """In TCP mode, splicing when it sees fit, with its default number of threads."""
+
+    program = "haproxy"
+    version_flag = "-v"
+    protocols = ("tcp",)
+
+    def arguments(self, proto: str, container_port: int, folder: Path) -> Sequence[str]:
+        configuration = folder / "haproxy.cfg"
+        configuration.write_text(
+            "global\n maxconn 20000\n"
+            "defaults\n mode tcp\n option splice-auto\n timeout connect 10s\n timeout client 1h\n timeout server 1h\n"
+            f"listen port\n bind {HOST_IP}:{HOST_PORT}\n server container {CONTAINER_IP}:{container_port}\n"
+        )
+        return ["-db", "-q", "-f", str(configuration)]
+
+
+class Nginx(Program):
+    """Its stream module, one worker, as Debian configures it."""
+
+    program = "nginx"
+    version_flag = "-v"
+
+    def arguments(self, proto: str, container_port: int, folder: Path) -> Sequence[str]:
+        found = [*_BUILD.glob("peers/usr/lib/nginx/modules/ngx_stream_module.so"),
+                 *Path("/usr/lib/nginx/modules").glob("ngx_stream_module.so")]  # fmt: skip
+        configuration = folder / "nginx.conf"
+        udp = " udp" if proto == "udp" else ""
+        configuration.write_text(
+            f"load_module {found[0]};\ndaemon off;\nuser root;\npid {folder}/pid;\nerror_log {folder}/log;\n"
+            "worker_rlimit_nofile 100000;\nevents {{ worker_connections 50000; }}\n".replace("{{", "{").replace(
+                "}}", "}"
+            )
+            + f"stream {{ server {{ listen {HOST_IP}:{HOST_PORT}{udp};"
+            f" proxy_pass {CONTAINER_IP}:{container_port}; }} }}\n"
+        )
+        return ["-p", str(folder), "-c", str(configuration), "-e", str(folder / "log")]
+
+
+class SocketProxyd(Program):
+    """systemd-socket-proxyd, its socket handed over by systemd-socket-activate when the first client comes."""
+
+    program = "systemd-socket-proxyd"
+    protocols = ("tcp",)
+
+    def missing(self) -> str | None:
+        if self.path() is None or shutil.which("systemd-socket-activate", path=_PATH) is None:
+            return "no systemd-socket-proxyd and systemd-socket-activate here (make bench-deps)"
+        return None
+
+    def arguments(self, proto: str, container_port: int, folder: Path) -> Sequence[str]:
+        return [f"--connections-max={20_000}", f"{CONTAINER_IP}:{container_port}"]
+
+    @contextlib.contextmanager
+    def before(self, world: BenchWorld, proto: str, container_port: int) -> Iterator[Running]:
+        activate = f"{shutil.which('systemd-socket-activate', path=_PATH)}"
+        words = [
+            activate,
+            "-l",
+            f"{HOST_IP}:{HOST_PORT}",
+            f"{self.path()}",
+            *self.arguments(proto, container_port, Path()),
+        ]
+        with ended(world, ["env", f"LD_LIBRARY_PATH={_LIBRARIES}", *words]) as process:
+            _wait_until_bound(world, proto, process)
+            yield Running((HOST_IP, HOST_PORT), [psutil.Process(process.pid)])
+
+
+def known_peers() -> list[Peer]:
+    """All of them, the first three being those of a quick run."""
+    pyproxy = str(Path(sys.executable).with_name("pyproxy"))
+    return [
+        DockerProxyLike("pyproxy", [pyproxy]),
+        DockerProxyLike("docker-proxy", ["docker-proxy"], version_flag="-v"),
+        Direct("direct"),
+        Dnat("dnat"),
+        DockerProxyLike("pyproxy-asyncio", [pyproxy, "-loop=asyncio"]),
+        Nginx("nginx"),
+        Haproxy("haproxy"),
+        Socat("socat"),
+        SocketProxyd("socket-proxyd"),
+    ]
+
+
+QUICK = ("pyproxy", "docker-proxy", "direct")
+
+# What users might expect to find here.
+NOT_MEASURED = {
+    "rootlessport, RootlessKit": "their port drivers forward into the loopback of a child namespace that they make"
+    " themselves, so they cannot be put before a container that is already there",
+}
+
+
+@contextlib.contextmanager
+def ended(world: BenchWorld, words: Sequence[str]) -> Iterator[subprocess.Popen[str]]:
+    """A process on the host for the time of the block; it and its children are gone afterwards, and the port free."""
+    process = world.start(*words, on=HOST, stderr=subprocess.DEVNULL)
+    try:
+        yield process
+    finally:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            tree = psutil.Process(process.pid).children(recursive=True)
+            process.terminate()
+            psutil.wait_procs(tree, timeout=1)
+            for child in tree:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    child.kill()
+        process.kill()
+        process.wait()
+        if process.stdout is not None:
+            process.stdout.close()
+        world.forget(process)
+
+
+def _wait_until_bound(world: BenchWorld, proto: str, process: subprocess.Popen[str]) -> None:
+    """These peers do not say when they listen, so the kernel is asked until it lists the port."""
+    flag = "-ltnH" if proto == "tcp" else "-lunH"
+    for _ in range(500):
+        if world.run("ss", flag, f"sport = :{HOST_PORT}").strip():
+            return
+        if process.poll() is not None:
+            break
+    raise LoadError(f"it does not listen on port {HOST_PORT}: status {process.poll()}")

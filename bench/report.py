@@ -1,0 +1,173 @@
+"""A run, shown: a table for the terminal, the same in Markdown, and plots."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from rich.console import Console
+from rich.table import Table
+
+from bench.results import Run
+from bench.scenarios import FIGURES, SCENARIOS, Figure, Scenario
+from bench.stats import Summary, is_noisy, ratios, summarize
+
+BASE = "docker-proxy"
+LIMIT = "direct"
+
+README_BEGIN = "<!-- figures: begin -->"
+README_END = "<!-- figures: end -->"
+
+
+class Row(NamedTuple):
+    """A figure of a peer in a scenario."""
+
+    scenario: Scenario
+    figure: Figure
+    peer: str
+    value: Summary
+    to_base: Summary | None
+    to_limit: Summary | None
+    noisy: bool
+
+
+def rows(run: Run, *, first_figures: bool = False) -> Iterator[Row]:
+    """Every figure that was measured, in the order of the scenarios; only each scenario's first, if so asked."""
+    for scenario in SCENARIOS:
+        if scenario.name not in run.cells:
+            continue
+        for name in scenario.figures[:1] if first_figures else scenario.figures:
+            base, limit = (run.values(scenario.name, peer, name) for peer in (BASE, LIMIT))
+            for peer in run.cells[scenario.name]:
+                values = run.values(scenario.name, peer, name)
+                value = summarize(values)
+                if value is not None:
+                    yield Row(scenario, FIGURES[name], peer, value, ratios(values, base), ratios(values, limit),
+                              is_noisy(limit))  # fmt: skip
+
+
+def number(value: float) -> str:
+    """Three significant digits, no exponent."""
+    if value == 0:
+        return "0"
+    digits = 3
+    magnitude = abs(value)
+    while magnitude >= 10 and digits > 1:
+        magnitude /= 10
+        digits -= 1
+    while magnitude < 1:
+        magnitude *= 10
+        digits += 1
+    return f"{value:,.{digits - 1}f}"
+
+
+def ratio(summary: Summary | None) -> str:
+    """`1.23 (1.20-1.31)`; the range is left out of a ratio to itself."""
+    if summary is None:
+        return ""
+    if summary.low == summary.high == 1:
+        return "1"
+    return f"{summary.median:.2f} ({summary.low:.2f}-{summary.high:.2f})"
+
+
+def print_table(run: Run, console: Console) -> None:
+    """A small table for each scenario, to fit a terminal of 80 columns."""
+    console.print(f"Medians of {run.rounds} rounds; ratios round by round, with their range.")
+    by_scenario: dict[str, list[Row]] = {}
+    for row in rows(run):
+        by_scenario.setdefault(row.scenario.name, []).append(row)
+    for found in by_scenario.values():
+        table = Table(box=None, padding=(0, 2, 0, 0))
+        table.add_column("figure", width=18)
+        table.add_column("peer", no_wrap=True, width=15)
+        for heading in ("median", f"to {BASE}", f"to {LIMIT}"):
+            table.add_column(heading, justify="right", no_wrap=True)
+        last = ""
+        for row in found:
+            words = f"{row.figure.words} {'↑' if row.figure.more_is_better else '↓'}"
+            table.add_row(
+                words if words != last else "",
+                f"[bold]{row.peer}[/bold]" if row.peer.startswith("pyproxy") else row.peer,
+                f"{number(row.value.median * row.figure.scale)} {row.figure.unit}".strip(),
+                ratio(row.to_base),
+                f"{row.to_limit.median:.2f}" if row.to_limit is not None else "",
+            )
+            last = words
+        noisy = " (noisy: direct itself moved by more than 30 %)" if any(row.noisy for row in found) else ""
+        console.print(f"\n[bold]{found[0].scenario.words}[/bold]{noisy}")
+        console.print(table)
+    console.print("\n↑ more is better, ↓ less is better")
+    for line in remarks(run):
+        console.print(line, markup=False)
+
+
+def remarks(run: Run) -> list[str]:
+    """What a reader must know besides: the machine, what failed, what was left out."""
+    m = run.machine
+    lines = [
+        f"{m['cpu']}, {m['cores']} cores, Linux {m['kernel']}, Python {m['python']}, uvloop {m['uvloop']};"
+        f" commit {m['commit']}{' with changes' if m['changed'] else ''}; `{run.command}`."
+    ]
+    if run.interrupted:
+        lines.append("Interrupted: what is missing was not measured.")
+    lines += [f"Skipped: {peer}: {why}." for peer, why in run.skipped.items()]
+    for scenario, peers in run.errors.items():
+        lines += [f"Failed: {scenario}: {peer}: {why}" for peer, why in peers.items()]
+    return lines
+
+
+def markdown(run: Run) -> str:
+    """The whole table."""
+    lines = [
+        "| scenario | figure | peer | median | to docker-proxy | to direct |",
+        "| --- | --- | --- | ---: | ---: | ---: |",
+    ]
+    for row in rows(run):
+        unit = f" {row.figure.unit}" if row.figure.unit else ""
+        value = number(row.value.median * row.figure.scale) + unit
+        words = row.scenario.words + (" (noisy)" if row.noisy else "")
+        better = "more" if row.figure.more_is_better else "less"
+        cells = [
+            words,
+            f"{row.figure.words}, {better} is better",
+            row.peer,
+            value,
+            ratio(row.to_base),
+            ratio(row.to_limit),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join([*lines, "", *(f"- {line}" for line in remarks(run)), ""])
+
+
+def readme_section(run: Run, source: str) -> str:
+    """The README's table: pyproxy's figures, and the ratios of all others to docker-proxy's."""
+    peers = [peer for peer in run.peers if peer not in (BASE, "pyproxy-asyncio")]
+    lines = [
+        f"Ratios to docker-proxy, medians of {run.rounds} rounds in one run, in brackets the lowest and the highest.",
+        "",
+        f"| | figure | {' | '.join(peers)} |",
+        f"| --- | --- |{' ---: |' * len(peers)}",
+    ]
+    by_key: dict[tuple[str, str], dict[str, Row]] = {}
+    for row in rows(run):
+        if row.figure.words not in ("p90", "p99.9", "of that, user", "CPU of the machine", "processes"):
+            by_key.setdefault((row.scenario.words, row.figure.words), {})[row.peer] = row
+    for (words, figure), found in by_key.items():
+        any_row = next(iter(found.values()))
+        better = "more" if any_row.figure.more_is_better else "less"
+        cells = [
+            (ratio(found[peer].to_base) if peer == "pyproxy" else f"{found[peer].to_base.median:.2f}")  # type: ignore[union-attr]
+            if peer in found and found[peer].to_base is not None
+            else ""
+            for peer in peers
+        ]
+        lines.append(f"| {words} | {figure}, {better} is better | {' | '.join(cells)} |")
+    return "\n".join([*lines, "", *remarks(run)[:1], f"All figures: `{source}`.", ""])
+
+
+def update_readme(readme: Path, section: str) -> None:
+    """Replace what stands between the two marks. ValueError if they are not there."""
+    text = readme.read_text()
+    begin, end = text.index(README_BEGIN), text.index(README_END)
+    readme.write_text(f"{text[:begin]}{README_BEGIN}\n{section}{text[end:]}")
