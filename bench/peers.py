@@ -171,7 +171,7 @@ class Haproxy(Program):
     def arguments(self, proto: str, container_port: int, folder: Path) -> Sequence[str]:
         configuration = folder / "haproxy.cfg"
         configuration.write_text(
-            "global\n maxconn 20000\n"
+            "global\n maxconn 3900\n"
             "defaults\n mode tcp\n option splice-auto\n timeout connect 10s\n timeout client 1h\n timeout server 1h\n"
             f"listen port\n bind {HOST_IP}:{HOST_PORT}\n server container {CONTAINER_IP}:{container_port}\n"
         )

@@ -50,7 +50,9 @@ def cpu(roots: Sequence[psutil.Process]) -> Cpu:
     times = [process.cpu_times() for process in trees(roots)]
     machine = psutil.cpu_times()
     busy = machine.user + machine.nice + machine.system + machine.irq + machine.softirq
-    return Cpu(sum(t.user for t in times), sum(t.system for t in times), busy)
+    # Of children that have ended, what their parent was told when it waited for them.
+    user = sum(t.user + t.children_user for t in times)
+    return Cpu(user, sum(t.system + t.children_system for t in times), busy)
 
 
 def memory(roots: Sequence[psutil.Process]) -> Memory:

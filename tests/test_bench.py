@@ -1,0 +1,276 @@
+"""The harness itself: its arithmetic, its reading of iperf3, its patience with peers that die, hang or cheat."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bench import results
+from bench.iperf import IperfError, bits_per_second, received_bytes
+from bench.peers import Direct, DockerProxyLike, Peer, Running
+from bench.report import README_BEGIN, README_END, markdown, number, readme_section, rows, update_readme
+from bench.results import ResultsError, Run
+from bench.run import measure_all, measure_once
+from bench.scenarios import FIGURES, SCENARIOS, Scenario
+from bench.stats import is_noisy, percentile, ratios, summarize
+from bench.world import BenchWorld, LoadError
+from tests.lab.namespaces import WorldError
+
+DATA = Path(__file__).with_name("data")
+TREE = Path(__file__).parents[1]
+
+
+def scenario(name: str) -> Scenario:
+    return next(each for each in SCENARIOS if each.name == name)
+
+
+def new_run(**cells: dict[str, list[dict[str, float] | None]]) -> Run:
+    run = Run("2026-01-01", "python -m bench run", 3, 0.1, False, results.machine(TREE))
+    run.cells = {name.replace("_", "-"): by_peer for name, by_peer in cells.items()}
+    run.peers = {peer: "" for by_peer in cells.values() for peer in by_peer}
+    return run
+
+
+# Arithmetic.
+
+
+def test_a_summary_is_of_the_rounds_that_succeeded() -> None:
+    assert summarize([3.0, None, 1.0, 2.0]) == (2.0, 1.0, 3.0, 3)
+    assert summarize([None, None]) is None
+
+
+def test_ratios_are_of_the_same_round() -> None:
+    # Both doubled in the second round: the machine was slow, the ratio is the same.
+    found = ratios([10.0, 20.0, 12.0], [5.0, 10.0, 4.0])
+    assert found is not None
+    assert (found.median, found.low, found.high) == (2.0, 2.0, 3.0)
+    assert ratios([1.0, None, 3.0], [None, 2.0, 2.0]) == (1.5, 1.5, 1.5, 1)
+    assert ratios([1.0], [0.0]) is None
+
+
+@pytest.mark.parametrize(
+    ("values", "noisy"), [([100.0, 110.0, 125.0], False), ([100.0, 140.0, 105.0], True), ([], False)]
+)
+def test_a_run_is_noisy_when_direct_moved_by_more_than_30_percent(values: list[float | None], noisy: bool) -> None:
+    assert is_noisy(values) == noisy
+
+
+@given(st.lists(st.floats(0, 1e6), min_size=1), st.floats(0, 1))
+def test_a_percentile_has_that_share_at_or_below_it(values: list[float], share: float) -> None:
+    ordered = sorted(values)
+    found = percentile(ordered, share)
+    assert found in ordered
+    assert sum(value <= found for value in ordered) >= share * len(ordered) - 1e-9
+
+
+def test_percentiles_by_hand() -> None:
+    assert [percentile([1, 2, 3, 4], share) for share in (0, 0.25, 0.5, 0.51, 0.99, 1)] == [1, 1, 2, 3, 4, 4]
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (0, "0"),
+        (0.0123, "0.0123"),
+        (0.298, "0.298"),
+        (1.234, "1.23"),
+        (12.34, "12.3"),
+        (123.4, "123"),
+        (65_958.2, "65,958"),
+    ],
+)
+def test_numbers_have_three_digits(value: float, words: str) -> None:
+    assert number(value) == words
+
+
+# iperf3's output, recorded from version 3.12 and shortened to a few of its fields.
+
+
+def test_what_arrived_is_read_from_iperf3() -> None:
+    assert bits_per_second((DATA / "iperf3.json").read_text()) == pytest.approx(15_041_923_386.33)
+    assert received_bytes((DATA / "iperf3.json").read_text()) == 600_047_616
+    both = (DATA / "iperf3-bidir.json").read_text()
+    assert bits_per_second(both, both_ways=True) == pytest.approx(7_005_133_210.4 + 6_218_341_005.2)
+    assert received_bytes(both, both_ways=True) == 300_023_808 + 266_338_304
+
+
+@pytest.mark.parametrize(
+    ("output", "complaint"),
+    [
+        ((DATA / "iperf3-refused.json").read_text(), "unable to connect to server"),
+        ("iperf3: parameter error", "printed no JSON"),
+        ('{"end": {"sum_received": {"bytes": 0, "bits_per_second": 0}}}', "nothing arrived"),
+        ('{"end": {}}', "nothing arrived"),
+    ],
+)
+def test_an_iperf3_that_failed_is_an_error(output: str, complaint: str) -> None:
+    with pytest.raises(IperfError, match=complaint):
+        bits_per_second(output)
+
+
+# Results and report.
+
+
+def test_a_run_is_read_as_it_was_written(tmp_path: Path) -> None:
+    run = new_run(start={"pyproxy": [{"answer_p50_ms": 11.0}, None]})
+    results.write(run, tmp_path / "run.json")
+    assert results.read(tmp_path / "run.json") == run
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"schema": 0}', '{"schema": 1, "started": "x"}'])
+def test_a_file_that_is_no_run_is_refused(content: str, tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text(content)
+    with pytest.raises(ResultsError, match=r"run\.json"):
+        results.read(tmp_path / "run.json")
+
+
+def test_the_report_compares_round_by_round_and_says_what_failed() -> None:
+    run = new_run(
+        tcp_connect={
+            "pyproxy": [{"per_s": 200.0}, {"per_s": 150.0}, {"per_s": 210.0}],
+            "docker-proxy": [{"per_s": 100.0}, {"per_s": 100.0}, {"per_s": 100.0}],
+            "direct": [{"per_s": 400.0}, {"per_s": 400.0}, None],
+        }
+    )
+    run.errors = {"tcp-connect": {"direct": "LoadError: hangs"}}
+    [ours, base, limit] = rows(run)
+    assert ours.to_base == (2.0, 1.5, 2.1, 3)
+    assert ours.to_limit == (0.4375, 0.375, 0.5, 2)
+    assert base.to_base == (1.0, 1.0, 1.0, 3)
+    assert limit.value.rounds == 2
+    text = markdown(run)
+    assert "| rate, more is better | pyproxy | 200 1/s | 2.00 (1.50-2.10) | 0.44 (0.38-0.50) |" in text
+    assert "Failed: tcp-connect: direct: LoadError: hangs" in text
+
+
+def test_the_readme_is_changed_between_its_marks_only(tmp_path: Path) -> None:
+    readme = tmp_path / "README.md"
+    readme.write_text(f"before\n{README_BEGIN}\nold\n{README_END}\nafter\n")
+    run = new_run(start={"pyproxy": [{"answer_p50_ms": 8.0}], "docker-proxy": [{"answer_p50_ms": 2.0}]})
+    update_readme(readme, readme_section(run, "bench/results/run.json"))
+    text = readme.read_text()
+    assert text.startswith(f"before\n{README_BEGIN}\nRatios")
+    assert text.endswith(f"{README_END}\nafter\n")
+    assert "| Start of one proxy | spawn to answer, p50, less is better | 4.00 (4.00-4.00) |" in text
+    assert "old" not in text
+
+
+def test_every_figure_of_a_scenario_can_be_shown() -> None:
+    assert {name for each in SCENARIOS for name in each.figures} <= set(FIGURES)
+    assert len({each.name for each in SCENARIOS}) == len(SCENARIOS)
+
+
+# With real namespaces.
+
+
+@pytest.fixture(scope="module")
+def world() -> Iterator[BenchWorld]:
+    try:
+        world = BenchWorld()
+    except (WorldError, LoadError) as exc:
+        pytest.skip(str(exc))
+    with world:
+        yield world
+
+
+def stand_in(tmp_path: Path, body: str) -> Peer:
+    """A peer with docker-proxy's command line, which does what a Python program says once it has the port."""
+    program = tmp_path / "proxy"
+    program.write_text(
+        f"#!{sys.executable}\n"
+        "import os, socket, sys, time\n"
+        "kind = socket.SOCK_DGRAM if 'udp' in sys.argv else socket.SOCK_STREAM\n"
+        "sock = socket.socket(socket.AF_INET, kind)\n"
+        "sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)\n"
+        "sock.bind((sys.argv[4], int(sys.argv[6])))\n"
+        "if kind == socket.SOCK_STREAM: sock.listen()\n"
+        "os.write(3, b'0\\n'); os.close(3)\n" + body
+    )
+    program.chmod(0o755)
+    peer = DockerProxyLike("stand-in", [str(program)])
+    assert peer.missing() is None
+    return peer
+
+
+@pytest.mark.parametrize(
+    ("body", "complaint"),
+    [
+        ("sys.exit()", "refused|reset"),
+        ("c, _ = sock.accept(); c.recv(100); c.send(b'falsified' * 100); time.sleep(100)", "differ"),
+        ("c, _ = sock.accept(); c.recv(100); c.close()", "differ|reset"),
+        ("time.sleep(100)", "timed out"),
+    ],
+    ids=["dies", "falsifies", "cuts off", "hangs"],
+)
+def test_a_peer_that_fails_fails_its_cell(world: BenchWorld, tmp_path: Path, body: str, complaint: str) -> None:
+    peer = stand_in(tmp_path, body)
+    with pytest.raises(LoadError, match=complaint):
+        measure_once(world, scenario("tcp-exchange-64-1"), peer, 0.05)
+
+
+def test_datagrams_are_counted_where_they_arrive(world: BenchWorld, tmp_path: Path) -> None:
+    with pytest.raises(LoadError, match="not one datagram arrived"):
+        measure_once(world, scenario("udp-bulk-64-1"), stand_in(tmp_path, "time.sleep(100)"), 0.05)
+
+
+def test_a_peer_that_does_not_start_is_named(world: BenchWorld) -> None:
+    peer = DockerProxyLike("broken", ["/bin/false"])
+    with pytest.raises(LoadError, match="broken did not start"):
+        measure_once(world, scenario("tcp-exchange-64-1"), peer, 0.05)
+
+
+class Interrupted(Direct):
+    """As if the user pressed Ctrl-C when it is this peer's turn."""
+
+    @contextlib.contextmanager
+    def before(self, world: BenchWorld, proto: str, container_port: int) -> Iterator[Running]:
+        raise KeyboardInterrupt
+        yield
+
+
+def test_ctrl_c_leaves_what_is_done_so_far(tmp_path: Path, world: BenchWorld) -> None:
+    assert world
+    run = new_run()
+    wanted = [scenario("tcp-exchange-64-1")]
+    measure_all(run, wanted, [Direct("direct"), Interrupted("interrupted")], tmp_path / "run.json")
+    kept = results.read(tmp_path / "run.json")
+    assert kept.interrupted
+    assert kept.values("tcp-exchange-64-1", "direct", "p50_us")[0]
+    assert "Interrupted" in markdown(kept)
+
+
+def test_a_quick_run_end_to_end(tmp_path: Path, world: BenchWorld) -> None:
+    assert world
+    flags = [
+        "--quick",
+        "--rounds",
+        "1",
+        "--seconds",
+        "0.05",
+        "--scenario",
+        "tcp-exchange-64-1",
+        "--scenario",
+        "udp-ping",
+    ]
+    done = subprocess.run(
+        [sys.executable, "-m", "bench", "run", *flags, "--output", str(tmp_path), "--peer", "pyproxy"],
+        capture_output=True, text=True, check=False, cwd=TREE,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "TCP request and response, 64 B, 1 connection" in done.stdout
+    [path] = tmp_path.glob("*.json")
+    found = json.loads(path.read_text())
+    assert not found["errors"]
+    assert set(found["cells"]) == {"tcp-exchange-64-1", "udp-ping"}
+    assert {"pyproxy", "direct"} <= set(found["cells"]["udp-ping"])
+    assert found["cells"]["tcp-exchange-64-1"]["pyproxy"][0]["p50_us"] > 0
+    assert path.with_suffix(".md").exists()
+    assert {each.name for each in path.with_suffix("").iterdir()} >= {"latency.png", "latency.svg"}
