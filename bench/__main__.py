@@ -26,7 +26,9 @@ def main() -> None:
     commands = parser.add_subparsers(required=True)
     run = commands.add_parser("run", help="measure, print a table, write JSON, Markdown and plots")
     run.add_argument("--quick", action="store_true", help="three peers and fewer scenarios, in under two minutes")
-    run.add_argument("--scenario", action="append", default=[], metavar="NAME", help="only those whose name begins so")
+    run.add_argument(
+        "--scenario", action="append", default=[], metavar="NAME", help="only this, or those whose name begins so"
+    )
     run.add_argument(
         "--peer", action="append", default=[], metavar="NAME[=COMMAND]",
         help="only this peer, docker-proxy and direct; or one more, a COMMAND with docker-proxy's command line",
@@ -120,7 +122,9 @@ def choose_peers(wanted: list[str], *, quick: bool) -> tuple[list[Peer], dict[st
 def choose_scenarios(wanted: list[str], *, quick: bool) -> list[Scenario]:
     if not wanted:
         return [scenario for scenario in SCENARIOS if scenario.quick or not quick]
-    found = [scenario for scenario in SCENARIOS if scenario.name.startswith(tuple(wanted))]
+    names = {scenario.name for scenario in SCENARIOS}
+    exact, beginnings = set(wanted) & names, tuple(set(wanted) - names)
+    found = [each for each in SCENARIOS if each.name in exact or each.name.startswith(beginnings)]
     if not found:
         raise ResultsError(
             f"no scenario begins with {', '.join(wanted)}: known are {', '.join(s.name for s in SCENARIOS)}"

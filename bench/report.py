@@ -117,6 +117,12 @@ def remarks(run: Run) -> list[str]:
     return lines
 
 
+def failures(run: Run) -> list[str]:
+    """Who failed where, in a line each for the README."""
+    found = [f"- {scenario}: {', '.join(peers)} failed." for scenario, peers in run.errors.items()]
+    return [*found, ""] if found else []
+
+
 def markdown(run: Run) -> str:
     """The whole table."""
     lines = [
@@ -141,7 +147,7 @@ def markdown(run: Run) -> str:
 
 
 def readme_section(run: Run, source: str) -> str:
-    """The README's table: pyproxy's figures, and the ratios of all others to docker-proxy's."""
+    """The README's table: the first two figures of each scenario, as ratios to docker-proxy's."""
     peers = [peer for peer in run.peers if peer not in (BASE, "pyproxy-asyncio")]
     lines = [
         f"Ratios to docker-proxy, medians of {run.rounds} rounds in one run, in brackets the lowest and the highest.",
@@ -151,9 +157,11 @@ def readme_section(run: Run, source: str) -> str:
     ]
     by_key: dict[tuple[str, str], dict[str, Row]] = {}
     for row in rows(run):
-        if row.figure.words not in ("p90", "p99.9", "of that, user", "CPU of the machine", "processes"):
+        if row.figure in [FIGURES[name] for name in row.scenario.figures[:2]]:
             by_key.setdefault((row.scenario.words, row.figure.words), {})[row.peer] = row
     for (words, figure), found in by_key.items():
+        if not any(row.to_base for row in found.values()):
+            continue  # docker-proxy failed there, which the remarks say
         any_row = next(iter(found.values()))
         better = "more" if any_row.figure.more_is_better else "less"
         cells = [
@@ -163,7 +171,7 @@ def readme_section(run: Run, source: str) -> str:
             for peer in peers
         ]
         lines.append(f"| {words} | {figure}, {better} is better | {' | '.join(cells)} |")
-    return "\n".join([*lines, "", *remarks(run)[:1], f"All figures: `{source}`.", ""])
+    return "\n".join([*lines, "", *remarks(run)[:1], "", *failures(run), f"All figures: `{source}`.", ""])
 
 
 def update_readme(readme: Path, section: str) -> None:

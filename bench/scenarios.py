@@ -52,6 +52,7 @@ FIGURES = {
     "publish_s": Figure("to publish all, in series", "s", False),
     "processes": Figure("processes", "", False),
     "answer_p50_ms": Figure("spawn to answer, p50", "ms", False),
+    "answer_to_python": Figure("that p50, in starts and ends of an empty Python", "", False),
     "answer_p99_ms": Figure("spawn to answer, p99", "ms", False),
 }
 
@@ -229,14 +230,24 @@ def _end(pids: list[int]) -> None:
 def _start(peer: Peer, seconds: float) -> Figures:
     assert peer.command is not None
     took: list[float] = []
+    empty: list[float] = []
     end = time.perf_counter() + seconds
     while time.perf_counter() < end or len(took) < 20:
         before = time.perf_counter()
         pid = _spawn(peer.command)
         took.append(1e3 * (time.perf_counter() - before))
         _end([pid])
+        before = time.perf_counter()
+        # What any program in Python must spend, as a yardstick of the machine: nothing imported, nothing done.
+        os.waitpid(os.posix_spawn(sys.executable, [sys.executable, "-I", "-S", "-c", "pass"], os.environ), 0)
+        empty.append(1e3 * (time.perf_counter() - before))
     took.sort()
-    return {"answer_p50_ms": percentile(took, 0.5), "answer_p99_ms": percentile(took, 0.99)}
+    empty.sort()
+    return {
+        "answer_p50_ms": percentile(took, 0.5),
+        "answer_to_python": percentile(took, 0.5) / percentile(empty, 0.5),
+        "answer_p99_ms": percentile(took, 0.99),
+    }
 
 
 def _publish(ports: int) -> Callable[[Peer, float], Figures]:
@@ -325,8 +336,8 @@ def _all() -> list[Scenario]:
                      most_rounds=5 if ports < 1000 else 2, measure_command=_publish(ports))
         )  # fmt: skip
     found.append(
-        Scenario("start", "Start of one proxy", "tcp", 0, ("answer_p50_ms", "answer_p99_ms"), None, quick=True,
-                 measure_command=_start)
+        Scenario("start", "Start of one proxy", "tcp", 0, ("answer_p50_ms", "answer_to_python", "answer_p99_ms"), None,
+                 quick=True, measure_command=_start)
     )  # fmt: skip
     return found
 
