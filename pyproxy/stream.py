@@ -161,11 +161,12 @@ class StreamRelay:
                 self.moved += size
             if self._piped:
                 continue
+            more = drained and exhaustive and self._has_more()
             if self._failed:
                 return SOURCE_FAILED
             # splice reads up to a mark of urgent data and no further, and there says "nothing", or "end" once the
             # stream has ended somewhere behind it (net/ipv4/tcp.c, tcp_read_sock). Only recv knows the end.
-            if stopped or (drained and exhaustive and self._has_more()):
+            if stopped or more:
                 self._stop_splicing()
                 return self._copy(True)
             if drained:
@@ -175,12 +176,15 @@ class StreamRelay:
         return MORE
 
     def _has_more(self) -> bool:
+        """Whether recv would find something where splice found nothing."""
         try:
             self._source.recv(1, _socket.MSG_PEEK)
         except BlockingIOError:
             return False
         except OSError:
-            return True  # an error to be met by the next read
+            # A reset that came between the two calls. It is told once: to the next read it would look like the end.
+            self._failed = True
+            return False
         return True
 
     def _stop_splicing(self) -> None:
