@@ -89,6 +89,10 @@ class DatagramRelay:
     def totals(self) -> Counters:
         return self._counters
 
+    def free_port(self) -> None:
+        """Close the host socket, in a process that is about to exit: `close` is for one that goes on."""
+        self._sock.close()
+
     def close(self) -> None:
         """Free the port and end every flow."""
         if self._expiry is not None:

@@ -118,6 +118,10 @@ class Listener:
             sum(connection.moved_down for connection in self._live),
         )
 
+    def free_port(self) -> None:
+        """Close the listening socket, in a process that is about to exit: `close` is for one that goes on."""
+        self._sock.close()
+
     def close(self) -> None:
         """Stop accepting, free the port, reset what is unfinished."""
         self._closed = True

@@ -36,6 +36,7 @@ def serve(settings: Settings, sock: _socket.socket, log: Log, signals: Signals) 
     loop.set_exception_handler(lambda _loop, context: _report(log, context))
     relay = start(Poller(loop), settings, sock, log)
     signals.summary = lambda: f"{relay.live} live, {relay.totals().summary()}"
+    signals.free_port = relay.free_port
     loop.add_reader(signals.wake_fd, signals.drain)
     loop.run_forever()
     raise AssertionError("only a signal ends the loop")
