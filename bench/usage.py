@@ -1,8 +1,7 @@
 """CPU and memory of a process tree, and of the machine.
 
 Nothing is sampled while a measurement runs: CPU time is a difference of two readings, one before and one after, and
-memory is read when nothing moves. So sampling cannot disturb what it measures, which was checked against a run with a
-sampler at 10 Hz (bench/NOTES.md).
+memory is read when nothing moves. What is not sampled cannot be disturbed by sampling (bench/NOTES.md).
 """
 
 from __future__ import annotations
