@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import select
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -21,8 +23,8 @@ from bench.results import ResultsError, Run
 from bench.run import measure_all, measure_once
 from bench.scenarios import FIGURES, SCENARIOS, Scenario
 from bench.stats import is_noisy, percentile, ratios, summarize
-from bench.world import BenchWorld, LoadError
-from tests.lab.namespaces import WorldError
+from bench.world import CONTAINER, BenchWorld, LoadError
+from tests.lab.namespaces import HOST, WorldError, processes_in
 
 DATA = Path(__file__).with_name("data")
 TREE = Path(__file__).parents[1]
@@ -225,6 +227,21 @@ def test_a_peer_that_does_not_start_is_named(world: BenchWorld) -> None:
     peer = DockerProxyLike("broken", ["/bin/false"])
     with pytest.raises(LoadError, match="broken did not start"):
         measure_once(world, scenario("tcp-exchange-64-1"), peer, 0.05)
+
+
+def test_the_world_leaves_no_process_behind() -> None:
+    try:
+        world = BenchWorld()
+    except (WorldError, LoadError) as exc:
+        pytest.skip(str(exc))
+    with world:
+        networks = [world.run("readlink", "/proc/self/ns/net", on=machine).strip() for machine in (HOST, CONTAINER)]
+        assert all(processes_in(network) for network in networks)
+        watched = [os.pidfd_open(pid) for network in networks for pid in processes_in(network)]
+    for pidfd in watched:
+        assert select.select([pidfd], [], [], 10)[0]  # readable when the process is gone
+        os.close(pidfd)
+    assert [processes_in(network) for network in networks] == [[], []]
 
 
 class Interrupted(Direct):
