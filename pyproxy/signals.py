@@ -33,14 +33,14 @@ def hold_stop() -> None:
 
 class Signals:
     """Installed by its construction, for the rest of the process's life. `summary` says what has gone through, in
-    words, and `free_port` closes the host socket: both are replaced by whoever serves clients.
+    words, and `free_port` closes the host socket: both are set by whoever serves clients.
     """
 
     def __init__(self, log: Log) -> None:
         self._log = log
         self._asked = 0
         self.summary: Callable[[], str] = lambda: "0 live, no client so far"
-        self.free_port: Callable[[], None] = lambda: None
+        self.free_port: Callable[[], None] | None = None
         self.wake_fd, write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         _signal.set_wakeup_fd(write, warn_on_full_buffer=False)
         for number in STOPPING:
@@ -52,10 +52,13 @@ class Signals:
         os.read(self.wake_fd, 4096)
 
     def _stop(self, number: int, _frame: object) -> None:
+        hold_stop()  # once is enough, and the copy made below must not do it again
         try:
             self._log.info(f"stopped by {'SIGINT' if number == _signal.SIGINT else 'SIGTERM'}: {self.summary()}")
-            self.free_port()
-            self._leave_the_rest_to_a_child()
+            if self.free_port is not None:
+                # First, and in this order: no copy of us may hold the port when we are gone.
+                self.free_port()
+                self._leave_the_rest_to_a_child()
         finally:
             os._exit(0)  # whatever else may be wrong: dockerd waits for it without limit
 

@@ -193,6 +193,21 @@ def test_stopped_the_moment_it_has_answered_it_still_exits_0(number: int) -> Non
             assert child.stop(number) == 0
 
 
+@pytest.mark.parametrize("used", [False, True], ids=["no client came", "a client is there"])
+def test_the_port_is_free_the_moment_the_process_is_gone(used: bool) -> None:
+    with serving(echo) as backend:
+        address = "127.0.0.1", free_port("127.0.0.1", socket.SOCK_STREAM)
+        for _ in range(30):
+            with started(arguments_for(address, backend)) as child, contextlib.ExitStack() as stack:
+                assert child.first_answer() == b"0\n"
+                if used:
+                    client = stack.enter_context(socket.create_connection(address, timeout=PATIENCE_S))
+                    client.sendall(b"x")
+                    assert client.recv(1) == b"x"
+                assert child.stop() == 0
+                socket.create_server(address).close()
+
+
 def test_a_port_in_use_is_dockerds_to_report() -> None:
     with listening() as taken, started(arguments_for(address_of(taken), ("127.0.0.1", 9))) as child:
         assert child.first_answer() == b"1\n"
