@@ -9,12 +9,14 @@ import json
 import select
 import socket
 import sys
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
-from bench.batch import STAMP, Sender
+from bench.batch import Receiver, SegmentingSender, Sender, content, with_room
 from bench.stats import percentile
 
 _PERCENTILES = {"p50_us": 0.5, "p90_us": 0.9, "p99_us": 0.99, "p999_us": 0.999}
@@ -23,18 +25,18 @@ _PERCENTILES = {"p50_us": 0.5, "p90_us": 0.9, "p99_us": 0.99, "p999_us": 0.999}
 _HANG_S = 10
 
 
-def exchange(address: list[Any], size: int, connections: int, seconds: float) -> dict[str, float]:
-    """Request and response on open connections, one request in flight on each."""
+def exchange(address: list[Any], size: int, connections: int, seconds: float, per_s: float = 0) -> dict[str, float]:
+    """Request and response on open connections, one request in flight on each; `per_s` of them, if not 0."""
     clients = [_connect(address) for _ in range(connections)]
-    data = (STAMP * (size // len(STAMP) + 1))[:size]
+    data = content(size)
     for client in clients:  # every path open and warm before the clock starts
         client.sendall(data)
         _receive(client, data)
-    latencies = _one_by_one(clients[0], data, seconds) if connections == 1 else _at_once(clients, data, seconds)
+    latencies = _one_by_one(clients[0], data, seconds, per_s) if connections == 1 else _at_once(clients, data, seconds)
     return _described(latencies, seconds, "per_s")
 
 
-def _one_by_one(client: socket.socket, data: bytes, seconds: float) -> list[float]:
+def _one_by_one(client: socket.socket, data: bytes, seconds: float, per_s: float) -> list[float]:
     latencies: list[float] = []
     now = time.perf_counter
     end = now() + seconds
@@ -44,8 +46,55 @@ def _one_by_one(client: socket.socket, data: bytes, seconds: float) -> list[floa
         _receive(client, data)
         after = now()
         latencies.append(after - then)
+        if per_s:
+            time.sleep(1 / per_s)  # so that all that is in the way goes to sleep as well
+            after = now()
         then = after
     return latencies
+
+
+def beside_bulk(address: list[Any], size: int, seconds: float) -> dict[str, float]:
+    """Request and response on one connection, while another sends all it can."""
+    bulk = _connect(address)
+    stop = threading.Event()
+
+    def send() -> None:
+        data = b"s" * (1 << 18)
+        while not stop.is_set():
+            bulk.sendall(data)
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    try:
+        return exchange(address, size, 1, seconds)
+    finally:
+        stop.set()
+        sender.join()
+
+
+def fill(address: list[Any], most: int) -> dict[str, float]:
+    """Open connections until one is not served within a second; then whether a new one is, when they have ended."""
+    held: deque[socket.socket] = deque()
+    while len(held) < most and (client := _served(address)) is not None:
+        held.append(client)
+    count = len(held)
+    while held:
+        held.popleft().close()
+    return {"held": count, "serves_again": float(any(_served(address) is not None for _ in range(5)))}
+
+
+def _served(address: list[Any]) -> socket.socket | None:
+    client = socket.socket()
+    client.settimeout(1)
+    try:
+        client.connect(tuple(address))
+        client.send(b"x")
+        if client.recv(1) == b"x":
+            return client
+    except OSError:
+        pass
+    client.close()
+    return None
 
 
 def _receive(client: socket.socket, data: bytes) -> None:
@@ -87,7 +136,7 @@ def _at_once(clients: Sequence[socket.socket], data: bytes, seconds: float) -> l
 
 def connect(address: list[Any], size: int, connections: int, seconds: float) -> dict[str, float]:
     """Connect, request, response, close; `connections` of them in flight."""
-    data = (STAMP * (size // len(STAMP) + 1))[:size]
+    data = content(size)
     latencies: list[float] = []
     now = time.perf_counter
     epoll = select.epoll()
@@ -136,14 +185,20 @@ def hold(address: list[Any], connections: int) -> dict[str, float]:
     return {}
 
 
-def datagrams(address: list[Any], size: int, flows: int, seconds: float, per_s: float) -> dict[str, float]:
+def datagrams(
+    address: list[Any], size: int, flows: int, seconds: float, per_s: float, segmented: bool = False
+) -> dict[str, float]:
     """Send datagrams, taking turns among the flows; as many as go if `per_s` is 0. Delivery is counted elsewhere."""
-    senders = []
+    data = content(size)
+    sends: list[Callable[[], int]] = []
     for _ in range(flows):
-        sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        sock.connect(tuple(address))
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 << 20)
-        senders.append((sock, Sender(sock, size)))
+        sock = _connect_datagrams(address)
+        if flows > 1:  # one each, in turn: a plain call costs this side the least
+            sends.append(partial(_send_one, sock.send, data))
+        elif segmented:
+            sends.append(SegmentingSender(sock, size).send)
+        else:
+            sends.append(partial(Sender(sock, size).send, 32))
     now = time.perf_counter
     began = now()
     end = began + seconds
@@ -154,12 +209,49 @@ def datagrams(address: list[Any], size: int, flows: int, seconds: float, per_s: 
             break
         if per_s and sent >= (at - began) * per_s:
             continue  # too early: spin, as a sleep is longer than the gap
-        for _, sender in senders:
+        for send in sends:
             try:
-                sent += sender.send(1 if flows > 1 else 32)
+                sent += send()
             except ConnectionRefusedError:
                 continue  # nobody there yet, or a peer that lets errors through
     return {"sent": sent, "sent_per_s": sent / (now() - began)}
+
+
+def _send_one(send: Callable[[bytes], int], data: bytes) -> int:
+    send(data)
+    return 1
+
+
+def burst(address: list[Any], size: int, count: int) -> dict[str, float]:
+    """Send so many datagrams at once, from one socket."""
+    sender = Sender(_connect_datagrams(address), size)
+    sent = 0
+    while sent < count:
+        sent += sender.send(count - sent)
+    return {"sent": sent}
+
+
+def sink(address: list[Any], size: int, seconds: float) -> dict[str, float]:
+    """Send one datagram, and count what comes back, until the container's end of `seconds` and nothing more comes."""
+    sock = with_room(_connect_datagrams(address))
+    receiver = Receiver(sock)
+    sock.send(content(size))
+    poll = select.poll()
+    poll.register(sock, select.POLLIN)
+    counted = [0, 0, 0]
+    end = time.perf_counter() + seconds
+    while (left := end + 0.1 - time.perf_counter()) > 0:
+        poll.poll(1e3 * left)
+        for each, value in enumerate(receiver.count()):
+            counted[each] += value
+    return dict(zip(("datagrams", "bytes", "damaged"), counted, strict=True))
+
+
+def _connect_datagrams(address: list[Any]) -> socket.socket:
+    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    sock.connect(tuple(address))
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 << 20)
+    return sock
 
 
 def ping(address: list[Any], size: int, seconds: float) -> dict[str, float]:
@@ -167,7 +259,7 @@ def ping(address: list[Any], size: int, seconds: float) -> dict[str, float]:
     sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     sock.connect(tuple(address))
     sock.settimeout(_HANG_S)
-    data = (STAMP * (size // len(STAMP) + 1))[:size]
+    data = content(size)
     sock.send(data)
     sock.recv(1 << 16)
     latencies: list[float] = []
@@ -201,9 +293,13 @@ def _described(latencies: list[float], seconds: float, rate: str) -> dict[str, f
 if __name__ == "__main__":
     program: dict[str, Callable[..., dict[str, float]]] = {
         "exchange": exchange,
+        "beside_bulk": beside_bulk,
+        "fill": fill,
         "connect": connect,
         "hold": hold,
         "datagrams": datagrams,
+        "burst": burst,
+        "sink": sink,
         "ping": ping,
     }
     result = program[sys.argv[1]](**json.loads(sys.argv[2]))

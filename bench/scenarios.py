@@ -17,7 +17,7 @@ from bench import usage
 from bench.iperf import bits_per_second, received_bytes
 from bench.peers import Peer, Running
 from bench.stats import percentile
-from bench.world import CLIENT, DATAGRAM_PORT, ECHO_PORT, IPERF_PORT, BenchWorld, LoadError
+from bench.world import CLIENT, DATAGRAM_PORT, ECHO_PORT, IPERF_PORT, MIXED_PORT, BenchWorld, LoadError
 
 Figures = dict[str, float]
 
@@ -45,10 +45,12 @@ FIGURES = {
     "delivered_per_s": Figure("delivered at saturation", "1000/s", True, 1e-3),
     "lossless_per_s": Figure("delivered at 1 % loss at most", "1000/s", True, 1e-3),
     "cpu_s_per_million": Figure("CPU of the proxy", "s/million", False),
+    "lost": Figure("lost", "%", False, 100),
     "pss_each": Figure("proportional memory", "kB each", False, 1e-3),
     "uss_each": Figure("unique memory", "kB each", False, 1e-3),
     "rss_each": Figure("resident memory", "kB each", False, 1e-3),
     "held": Figure("connections held", "", True),
+    "serves_again": Figure("serves a client after that", "", True),
     "publish_s": Figure("to publish all, in series", "s", False),
     "processes": Figure("processes", "", False),
     "answer_p50_ms": Figure("spawn to answer, p50", "ms", False),
@@ -103,13 +105,11 @@ def _bulk(streams: int, flags: tuple[str, ...]) -> Callable[[BenchWorld, Running
     return measure
 
 
-def _loaded(what: str, size: int, connections: int = 0) -> Callable[[BenchWorld, Running, float], Figures]:
+def _loaded(what: str, size: int, **more: int) -> Callable[[BenchWorld, Running, float], Figures]:
     """Exchanges, connections or pings, by a load program that reports rate and percentiles."""
 
     def measure(world: BenchWorld, running: Running, seconds: float) -> Figures:
-        arguments: dict[str, Any] = {"address": running.address, "size": size}
-        if connections:
-            arguments["connections"] = connections
+        arguments: dict[str, Any] = {"address": running.address, "size": size, **more}
         if what == "ping":
             world.datagrams("echo")
         world.run_load(what, **arguments, seconds=min(0.1, seconds))
@@ -123,18 +123,43 @@ def _loaded(what: str, size: int, connections: int = 0) -> Callable[[BenchWorld,
     return measure
 
 
-def _datagrams(size: int, flows: int, *, ladder: bool) -> Callable[[BenchWorld, Running, float], Figures]:
+# After this long without a datagram, none is on its way any more: the first of a flow may have to wait for a process to
+# start, or an event loop to be imported.
+_QUIET_S = 0.15
+
+
+def _counted(world: BenchWorld, size: int, sent: float) -> int:
+    """Datagrams that have arrived in the container, of those `sent`, when no more do.
+
+    LoadError if they are not what was sent.
+    """
+    counted = world.datagrams()
+    quiet_from = time.perf_counter()
+    while counted["datagrams"] < sent and time.perf_counter() < quiet_from + _QUIET_S:
+        later = world.datagrams()
+        if later["datagrams"] != counted["datagrams"]:
+            quiet_from = time.perf_counter()
+        counted = later
+        time.sleep(0.005)  # asking costs the counter time
+    return _undamaged(counted, size)
+
+
+def _undamaged(counted: dict[str, int], size: int) -> int:
+    if counted["damaged"] or counted["bytes"] != size * counted["datagrams"]:
+        raise LoadError(f"{counted['damaged']} datagrams damaged, {counted['bytes']} bytes in {counted['datagrams']}")
+    return counted["datagrams"]
+
+
+def _datagrams(
+    size: int, flows: int, *, ladder: bool, segmented: bool = False
+) -> Callable[[BenchWorld, Running, float], Figures]:
     def once(world: BenchWorld, running: Running, seconds: float, per_s: float) -> tuple[float, float]:
         """Rate delivered, and the share lost."""
         world.datagrams("count")
         sent = world.run_load("datagrams", seconds + _GRACE_S, address=running.address, size=size, flows=flows,
-                          seconds=seconds, per_s=per_s)  # fmt: skip
-        counted = world.datagrams()
-        while (later := world.datagrams())["datagrams"] != counted["datagrams"]:
-            counted = later  # still on their way
-        if later["damaged"] or later["bytes"] != size * later["datagrams"]:
-            raise LoadError(f"{later['damaged']} datagrams damaged, {later['bytes']} bytes in {later['datagrams']}")
-        return later["datagrams"] / seconds, 1 - later["datagrams"] / sent["sent"]
+                              seconds=seconds, per_s=per_s, segmented=segmented)  # fmt: skip
+        arrived = _counted(world, size, sent["sent"])
+        return arrived / seconds, 1 - arrived / sent["sent"]
 
     def measure(world: BenchWorld, running: Running, seconds: float) -> Figures:
         once(world, running, 0.1, 1000.0)
@@ -158,6 +183,52 @@ def _datagrams(size: int, flows: int, *, ladder: bool) -> Callable[[BenchWorld, 
                     fails = rate
             figures["lossless_per_s"] = best
         return figures
+
+    return measure
+
+
+def _flood(size: int) -> Callable[[BenchWorld, Running, float], Figures]:
+    """From the container to the client."""
+
+    def once(world: BenchWorld, running: Running, seconds: float) -> int:
+        world.datagrams(f"flood {size} {seconds}")
+        counted = world.run_load("sink", seconds + _GRACE_S, address=running.address, size=size, seconds=seconds)
+        return _undamaged(counted, size)
+
+    def measure(world: BenchWorld, running: Running, seconds: float) -> Figures:
+        once(world, running, 0.05)
+        before = usage.cpu(running.processes)
+        arrived = once(world, running, seconds)
+        spent = usage.cpu(running.processes).since(before)
+        if not arrived:
+            raise LoadError("not one datagram arrived")
+        figures = {"delivered_per_s": arrived / seconds}
+        if running.processes:
+            figures["cpu_s_per_million"] = spent.total / (arrived / 1e6)
+        return figures
+
+    return measure
+
+
+def _burst(size: int, count: int) -> Callable[[BenchWorld, Running, float], Figures]:
+    def measure(world: BenchWorld, running: Running, seconds: float) -> Figures:
+        lost = []
+        for _ in range(4):  # the first is a warm-up
+            world.datagrams("count")
+            world.run_load("burst", address=running.address, size=size, count=count)
+            lost.append(1 - _counted(world, size, count) / count)
+        return {"lost": sum(lost[1:]) / 3}
+
+    return measure
+
+
+def _fill(descriptors: int) -> Callable[[BenchWorld, Running, float], Figures]:
+    def measure(world: BenchWorld, running: Running, seconds: float) -> Figures:
+        world.run_load("exchange", address=running.address, size=1, connections=1, seconds=0.05)
+        for process in usage.trees(running.processes):
+            process.rlimit(psutil.RLIMIT_NOFILE, (descriptors, descriptors))
+        # More than one connection for each descriptor nobody can hold, not even a process per connection.
+        return world.run_load("fill", address=running.address, most=descriptors)
 
     return measure
 
@@ -300,13 +371,26 @@ def _all() -> list[Scenario]:
                 Scenario(
                     f"tcp-exchange-{size}-{connections}",
                     f"TCP request and response, {size} B, {connections} connection{'s' * (connections > 1)}",
-                    "tcp", ECHO_PORT, latency if connections == 1 else rate, _loaded("exchange", size, connections),
+                    "tcp", ECHO_PORT, latency if connections == 1 else rate,
+                    _loaded("exchange", size, connections=connections),
                     f"tcp-exchange-{size}", connections, quick=size == 64,
                 )
             )  # fmt: skip
     found.append(
+        Scenario("tcp-exchange-paced", "TCP request and response, 64 B, 500 a second", "tcp", ECHO_PORT,
+                 ("cpu_us_each", "p50_us", "p99_us"), _loaded("exchange", 64, connections=1, per_s=500))
+    )  # fmt: skip
+    found.append(
+        Scenario("tcp-exchange-beside", "TCP request and response, 64 B, beside a bulk stream", "tcp", MIXED_PORT,
+                 ("p50_us", "p99_us", "per_s"), _loaded("beside_bulk", 64))
+    )  # fmt: skip
+    found.append(
         Scenario("tcp-connect", "TCP connect, request, close; 16 at once", "tcp", ECHO_PORT, rate,
-                 _loaded("connect", 64, 16), quick=True)
+                 _loaded("connect", 64, connections=16), quick=True)
+    )  # fmt: skip
+    found.append(
+        Scenario("tcp-descriptors", "TCP connections under a limit of 600 descriptors", "tcp", ECHO_PORT,
+                 ("held", "serves_again"), _fill(600))
     )  # fmt: skip
     for size in (64, 1400):
         for flows in (1, 100):
@@ -318,6 +402,19 @@ def _all() -> list[Scenario]:
                     _datagrams(size, flows, ladder=True), f"udp-bulk-{size}", flows, quick=flows == 1,
                 )
             )  # fmt: skip
+    found.append(
+        Scenario("udp-down-1400", "UDP, 1400 B, container to client", "udp", DATAGRAM_PORT,
+                 ("delivered_per_s", "cpu_s_per_million"), _flood(1400), quick=True)
+    )  # fmt: skip
+    found.append(
+        Scenario("udp-segmented-1200", "UDP, 1200 B, the sender segments itself", "udp", DATAGRAM_PORT,
+                 ("delivered_per_s", "cpu_s_per_million"), _datagrams(1200, 1, ladder=False, segmented=True),
+                 quick=True)
+    )  # fmt: skip
+    found.append(
+        Scenario("udp-burst", "UDP, a burst of 400 times 1200 B", "udp", DATAGRAM_PORT, ("lost",), _burst(1200, 400),
+                 quick=True)
+    )  # fmt: skip
     found.append(
         Scenario(
             "udp-ping", "UDP datagram and reply, 64 B", "udp", DATAGRAM_PORT, latency, _loaded("ping", 64), quick=True

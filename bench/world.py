@@ -25,6 +25,7 @@ CONTAINER_IP = "172.19.0.2"
 # What serves where in the container.
 ECHO_PORT = 7001
 DATAGRAM_PORT = 7002
+MIXED_PORT = 7003
 IPERF_PORT = 5201
 
 # Ten thousand idle connections cost a client, a server and a proxy of six descriptors each as many.
@@ -51,7 +52,8 @@ class BenchWorld(ReferenceHost):
                      on=machine)  # fmt: skip
         # The client knows the way to the container itself: the "direct" of every table.
         self.run("ip", "route", "add", "172.19.0.0/16", "via", HOST_IP, on=CLIENT)
-        self._echo = self._serve("echo", ECHO_PORT)
+        self._serve("echo", ECHO_PORT)
+        self._serve("mixed", MIXED_PORT)
         self._datagrams = self._serve("datagrams", DATAGRAM_PORT)
         # It says a line per stream, which nobody reads: so it is the kernel that is asked whether it listens.
         silent = subprocess.DEVNULL
@@ -87,7 +89,7 @@ class BenchWorld(ReferenceHost):
     def datagrams(self, command: str = "read") -> dict[str, int]:
         """What the datagram server has counted so far: datagrams, bytes, and those that were not as sent.
 
-        `echo` and `count` change what it does with those that come; both start from zero.
+        `echo`, `count` and `flood SIZE SECONDS` change what it does with those that come; all start from zero.
         """
         server = self._datagrams
         assert server.stdin is not None

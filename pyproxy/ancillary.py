@@ -7,7 +7,7 @@ from __future__ import annotations
 import socket
 import struct
 
-from pyproxy.tune import IP_PKTINFO
+from pyproxy.tune import IP_PKTINFO, UDP_SEGMENT
 
 Ancillary = list[tuple[int, int, bytes]]
 
@@ -16,8 +16,12 @@ _PKTINFO4 = struct.Struct("=i4s4s")
 # struct in6_pktinfo (RFC 3542 section 6.1): address, interface index.
 _PKTINFO6 = struct.Struct("=16sI")
 
-# Room for one packet info of either family, with its header and padding (CMSG_SPACE).
-PACKET_INFO_SPACE = socket.CMSG_SPACE(_PKTINFO6.size)
+# One packet info of either family, with its header and padding (CMSG_SPACE).
+PACKET_INFO4_SPACE = socket.CMSG_SPACE(_PKTINFO4.size)
+PACKET_INFO6_SPACE = socket.CMSG_SPACE(_PKTINFO6.size)
+
+# udp(7), UDP_SEGMENT: the ancillary data is a 16-bit number.
+_SEGMENT = struct.Struct("=H")
 
 # RFC 6458 sections 5.3.4 and 5.3.5; numbers from include/uapi/linux/sctp.h.
 _SCTP_SNDINFO = 2
@@ -57,6 +61,11 @@ def reply_from(local: bytes) -> Ancillary:
     if local:
         return [(socket.IPPROTO_IPV6, socket.IPV6_PKTINFO, local)]
     return []
+
+
+def segmented(size: int) -> Ancillary:
+    """Ancillary data that has the kernel cut what is sent into datagrams of `size` bytes."""
+    return [(socket.IPPROTO_UDP, UDP_SEGMENT, _SEGMENT.pack(size))]
 
 
 def sctp_onward(ancillary: Ancillary) -> Ancillary:

@@ -25,6 +25,8 @@ _BACKLOG = 65_535
 _TYPES = {TCP: _socket.SOCK_STREAM, UDP: _socket.SOCK_DGRAM, SCTP: _socket.SOCK_STREAM}
 _NUMBERS = {TCP: _socket.IPPROTO_TCP, UDP: _socket.IPPROTO_UDP, SCTP: _socket.IPPROTO_SCTP}
 
+_WILDCARDS = ("0.0.0.0", "::")
+
 _NO_SUPPORT = (errno.EPROTONOSUPPORT, errno.ESOCKTNOSUPPORT, errno.EAFNOSUPPORT)
 
 
@@ -84,7 +86,7 @@ def _bind(port: PublishedPort) -> _socket.socket:
         if port.proto == TCP:
             # Connections in TIME_WAIT must not keep a restarted container from its port.
             sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_REUSEADDR, 1)
-        _prepare(sock, port.proto)
+        _prepare(sock, port.proto, address[0])
         sock.bind(address)
         if port.proto != UDP:
             sock.listen(_BACKLOG)
@@ -94,10 +96,11 @@ def _bind(port: PublishedPort) -> _socket.socket:
     return sock
 
 
-def _prepare(sock: _socket.socket, proto: str) -> None:
+def _prepare(sock: _socket.socket, proto: str, host: str | int) -> None:
     """Set the options that must be there when the first client comes."""
     tune(sock, proto)
-    if proto == UDP:
+    # Bound to one address, replies can come from no other.
+    if proto == UDP and host in _WILDCARDS:
         ask_for_packet_info(sock)
 
 
@@ -119,7 +122,7 @@ def _adopt(port: PublishedPort) -> _socket.socket:
             raise StartError(f"{where} is not listening: the parent must call listen() before it starts pyproxy")
         if port.proto == UDP and not sock.getsockname()[1]:
             raise StartError(f"{where} is not bound: the parent must call bind() before it starts pyproxy")
-        _prepare(sock, port.proto)
+        _prepare(sock, port.proto, sock.getsockname()[0])
     except OSError as exc:
         sock.close()
         raise StartError(f"{where} cannot be served: {in_words(exc.errno)}") from exc
@@ -137,7 +140,7 @@ def _refuse_a_forwarding_loop(port: PublishedPort) -> None:
         return
     family, address = backend_address(port)
     container = address[0]
-    if port.host_ip in ("0.0.0.0", "::"):
+    if port.host_ip in _WILDCARDS:
         ours = family == family_of(port.host_ip) and _is_local(family, address)
     else:
         ours = container == port.host_ip

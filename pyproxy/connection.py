@@ -143,8 +143,6 @@ class Connection:
             except OSError as exc:
                 self._fail(exc.errno or errno.ECONNREFUSED)
                 return
-        elif not events & select.EPOLLOUT:
-            return  # nothing has been decided: a stray event (Poller.close_socket)
         owner = self._owner
         self._up = owner.relay(self._client, self._backend)
         self._down = owner.relay(self._backend, self._client)

@@ -2,31 +2,37 @@
 
 A client's first datagram makes a flow: a socket connected to the container, so that replies find their client. The
 reply leaves from the address the client spoke to, which packet info tells where the host socket is bound to all.
-Owns the host socket and every flow's socket. What the kernel will not take is dropped, as UDP may, and counted.
+Datagrams are taken by the batch, and neighbours of a flow that are alike sent on by one call, as a train. Owns the
+host socket and every flow's socket. What the kernel will not take is dropped, as UDP may, and counted.
 """
 
 from __future__ import annotations
 
 import asyncio
 import errno
+import functools
 import select
 import socket
 import time
+from collections.abc import Hashable, Sequence
 
-from pyproxy.ancillary import PACKET_INFO_SPACE, Ancillary, reply_from, spoken_to
+from pyproxy.ancillary import PACKET_INFO4_SPACE, PACKET_INFO6_SPACE, Ancillary, reply_from, segmented, spoken_to
+from pyproxy.batch import Batch
 from pyproxy.counters import Counters
 from pyproxy.errors import OUT_OF_RESOURCES, in_words
 from pyproxy.flows import IDLE_S, FlowTable
 from pyproxy.log import Log
 from pyproxy.poller import Poller
 from pyproxy.published import UDP
-from pyproxy.tune import tune
+from pyproxy.trains import MAX_BYTES, join
+from pyproxy.tune import gives_packet_info, tune
 
-# The largest UDP payload is 65,507 bytes over IPv4 and 65,527 over IPv6: nothing is ever cut short.
-_BUFFER = memoryview(bytearray(1 << 16))
+# The largest datagrams to join: those that need no fragments on Ethernet (MTU 1,500 less the headers of IP and UDP).
+_JOINABLE = {socket.AF_INET: 1472, socket.AF_INET6: 1452}
 
-# Datagrams read from one socket before others get their turn.
-_TURN = 64
+# The kernel's ways to say that this cannot leave as a train (net/ipv4/udp.c, udp_send_skb): a segment does not fit the
+# path's MTU (EINVAL in some versions); no checksum, or IPsec, on the way.
+_NOT_AS_A_TRAIN = {errno.EMSGSIZE, errno.EINVAL, errno.EIO}
 
 # A connected socket reports an ICMP error that came back for an earlier datagram (port unreachable, prohibited by a
 # firewall, ...) on the next call, which then does nothing. One more could arrive in between.
@@ -40,16 +46,30 @@ Address = tuple[str | int, ...]
 Key = tuple[Address, bytes]
 
 
+class Way:
+    """One direction of a flow: on which socket, to whom (None: connected), from where, and what may be joined."""
+
+    __slots__ = ("address", "ancillary", "joinable", "sock")
+
+    def __init__(self, sock: socket.socket, address: Address | None, ancillary: Ancillary) -> None:
+        self.sock = sock
+        self.address = address
+        self.ancillary = ancillary
+        self.joinable = _JOINABLE[sock.family]
+
+
 class Flow:
     """A client, the address it spoke to, and the socket that speaks to the container for it."""
 
-    __slots__ = ("client", "key", "last_s", "reply", "sock")
+    __slots__ = ("down", "key", "last_s", "names", "sock", "up")
 
-    def __init__(self, key: Key, sock: socket.socket) -> None:
+    def __init__(self, key: Key, sock: socket.socket, host_sock: socket.socket) -> None:
         self.key = key
-        self.client, local = key
-        self.reply: Ancillary = reply_from(local)
+        client, local = key
         self.sock = sock
+        self.up = Way(sock, None, [])
+        self.down = Way(host_sock, client, reply_from(local))
+        self.names: list[Hashable] = []  # what batches call its sender
         self.last_s = 0.0
 
 
@@ -73,8 +93,13 @@ class DatagramRelay:
     ) -> None:
         self._poller = poller
         self._sock = sock
+        self._batch = _shared_batch()
+        self._ancillary_bytes = 0
+        if gives_packet_info(sock):
+            self._ancillary_bytes = PACKET_INFO4_SPACE if sock.family == socket.AF_INET else PACKET_INFO6_SPACE
         self._family, self._address = backend
         self._flows: FlowTable[Key, Flow] = FlowTable(max_flows, idle_s)
+        self._by_name: dict[Hashable, Flow] = {}
         self._counters = counters
         self._log = log
         self._expiry: asyncio.TimerHandle | None = None
@@ -99,23 +124,58 @@ class DatagramRelay:
             self._expiry.cancel()
         self._poller.unwatch(self._sock.fileno())
         self._poller.close_socket(self._sock)
+        self._by_name.clear()
         for flow in self._flows.clear():
             self._poller.close_socket(flow.sock)
 
     def _on_clients(self, _events: int) -> None:
+        batch = self._batch
+        try:
+            count = batch.receive(self._sock.fileno())
+        except BlockingIOError:
+            return
+        except OSError as exc:
+            self._drop("host socket", exc, 1)
+            return
+        sizes = batch.sizes(count)
+        segments = batch.segments(count, self._ancillary_bytes)
+        names = batch.senders(count, self._sock.family, segments, self._ancillary_bytes)
         now = time.monotonic()
-        for _ in range(_TURN):
-            try:
-                size, ancillary, _, client = self._sock.recvmsg_into([_BUFFER], PACKET_INFO_SPACE)
-            except BlockingIOError:
-                return
-            except OSError as exc:
-                self._drop("host socket", exc)
-                continue
-            key = (client, spoken_to(ancillary))
-            flow = self._flows.find(key, now) or self._open(key, now)
-            if flow is not None:
-                self._send_up(flow, _BUFFER[:size])
+        if names.count(names[0]) == count:
+            self._from_client(names[0], range(count), sizes, segments, now)
+            return
+        by_name: dict[Hashable, list[int]] = {}
+        for each, name in enumerate(names):
+            if (messages := by_name.get(name)) is None:
+                by_name[name] = [each]
+            else:
+                messages.append(each)
+        for name, messages in by_name.items():
+            own = None if segments is None else [segments[each] for each in messages]
+            self._from_client(name, messages, [sizes[each] for each in messages], own, now)
+
+    def _from_client(
+        self, name: Hashable, messages: Sequence[int], sizes: list[int], segments: list[int] | None, now: float
+    ) -> None:
+        """Pass on what one client has sent: `messages` of the batch, their sizes, and segment sizes if any has one."""
+        if (flow := self._by_name.get(name)) is not None:
+            self._flows.touch(flow.key, now)
+        elif (flow := self._find(name, messages[0], now)) is None:
+            self._counters.datagrams_dropped += len(messages) - 1  # the first has been counted, with the reason
+            return
+        datagrams, size = self._pass_on(flow.up, messages, sizes, segments)
+        self._counters.datagrams_up += datagrams
+        self._counters.bytes_up += size
+
+    def _find(self, name: Hashable, message: int, now: float) -> Flow | None:
+        """The flow of a client that is not yet known by that name, or a new one."""
+        key = self._batch.sender(message), spoken_to(self._batch.ancillary(message))
+        flow = self._flows.find(key, now) or self._open(key, now)
+        if flow is not None:
+            # More than one name for a flow: they tell the interface too, and routes may change.
+            flow.names.append(name)
+            self._by_name[name] = flow
+        return flow
 
     def _open(self, key: Key, now: float) -> Flow | None:
         if self._flows.is_full:
@@ -124,14 +184,14 @@ class DatagramRelay:
         try:
             sock = self._connect()
         except OSError as exc:
-            self._drop("container", exc)
+            self._drop("container", exc, 1)
             return None
-        flow = Flow(key, sock)
+        flow = Flow(key, sock, self._sock)
         try:
             self._poller.watch(sock.fileno(), select.EPOLLIN, lambda _events: self._on_backend(flow))
         except OSError as exc:
             sock.close()
-            self._drop("container", exc)
+            self._drop("container", exc, 1)
             return None
         self._flows.add(key, flow, now)
         self._counters.flows += 1
@@ -149,7 +209,7 @@ class DatagramRelay:
             self._log.warn(
                 "shortage", f"{in_words(exc.errno)} at {len(self._flows)} flows: the longest silent goes first"
             )
-            self._evict(at_once=True)
+            self._evict()
         return self._new_socket()
 
     def _new_socket(self) -> socket.socket:
@@ -163,43 +223,71 @@ class DatagramRelay:
             raise
         return sock
 
-    def _send_up(self, flow: Flow, data: memoryview) -> None:
-        for attempt in range(_TRIES):
-            try:
-                flow.sock.send(data)
-            except BlockingIOError as exc:
-                self._drop("container", exc)
-                return
-            except OSError as exc:
-                if attempt < _TRIES - 1:
-                    self._unreachable(exc)
-                    continue
-                self._drop("container", exc)
-                return
-            self._counters.datagrams_up += 1
-            self._counters.bytes_up += len(data)
-            return
-
     def _on_backend(self, flow: Flow) -> None:
-        heard = False
-        for _ in range(_TURN):
+        batch = self._batch
+        for _ in range(_TRIES):
             try:
-                size = flow.sock.recv_into(_BUFFER)
+                count = batch.receive(flow.sock.fileno())
             except BlockingIOError:
-                break
+                return
             except OSError as exc:
                 self._unreachable(exc)
                 continue
-            heard = True
-            try:
-                self._sock.sendmsg([_BUFFER[:size]], flow.reply, 0, flow.client)
-            except OSError as exc:
-                self._drop("client", exc)
-                continue
-            self._counters.datagrams_down += 1
-            self._counters.bytes_down += size
-        if heard:
             self._flows.touch(flow.key, time.monotonic())
+            datagrams, size = self._pass_on(flow.down, range(count), batch.sizes(count), batch.segments(count, 0))
+            self._counters.datagrams_down += datagrams
+            self._counters.bytes_down += size
+            return
+
+    def _pass_on(
+        self, way: Way, messages: Sequence[int], sizes: list[int], segments: list[int] | None
+    ) -> tuple[int, int]:
+        """Send messages of the batch on, in order; return how many datagrams, and bytes, the kernel has taken."""
+        slots = self._batch.slots
+        if len(sizes) == 1 and segments is None:
+            return self._send(way, [slots[messages[0]][: sizes[0]]], sizes[0], 0)
+        datagrams = moved = 0
+        for first, end, segment in join(sizes, segments, way.joinable):
+            train = [slots[messages[each]][: sizes[each]] for each in range(first, end)]
+            count, size = self._send(way, train, sum(sizes[first:end]), segment)
+            datagrams += count
+            moved += size
+        return datagrams, moved
+
+    def _send(self, way: Way, train: list[memoryview], size: int, segment: int) -> tuple[int, int]:
+        """Send a train of `size` bytes, or one datagram (`segment` 0), in one call; return what the kernel took."""
+        if segment > way.joinable or (size > MAX_BYTES and segment):
+            return self._send_cut(way, train, segment)
+        count = -(-size // segment) if segment else 1
+        ancillary = [*way.ancillary, *segmented(segment)] if segment else way.ancillary
+        for tries_left in range(_TRIES - 1, -1, -1):
+            try:
+                way.sock.sendmsg(train, ancillary, 0, way.address)
+            except BlockingIOError as exc:
+                self._drop(_far_end(way), exc, count)
+                break
+            except OSError as exc:
+                if segment and exc.errno in _NOT_AS_A_TRAIN:
+                    way.joinable = segment - 1 if exc.errno == errno.EMSGSIZE else 0
+                    return self._send_cut(way, train, segment)
+                if way.address is None and tries_left:
+                    self._unreachable(exc)
+                    continue
+                self._drop(_far_end(way), exc, count)
+                break
+            return count, size
+        return 0, 0
+
+    def _send_cut(self, way: Way, train: list[memoryview], segment: int) -> tuple[int, int]:
+        """Send the datagrams of a train one by one."""
+        datagrams = moved = 0
+        for part in train:
+            for at in range(0, len(part), segment):
+                data = part[at : at + segment]
+                count, size = self._send(way, [data], len(data), 0)
+                datagrams += count
+                moved += size
+        return datagrams, moved
 
     def _unreachable(self, exc: OSError) -> None:
         """An ICMP error has come back for an earlier datagram. Nothing is lost by hearing of it."""
@@ -207,15 +295,20 @@ class DatagramRelay:
         hint = ": does it listen on that port?" if exc.errno == errno.ECONNREFUSED else ""
         self._log.warn(f"unreachable {exc.errno}", f"container says {in_words(exc.errno)}{hint}")
 
-    def _drop(self, where: str, exc: OSError) -> None:
-        self._counters.datagrams_dropped += 1
+    def _drop(self, where: str, exc: OSError, count: int) -> None:
+        self._counters.datagrams_dropped += count
         self._log.warn(f"drop {where} {exc.errno}", f"datagram dropped: {where}: {in_words(exc.errno)}")
 
-    def _evict(self, *, at_once: bool = False) -> None:
+    def _evict(self) -> None:
         flow = self._flows.evict()
         if flow is not None:
             self._counters.flows_evicted += 1
-            self._poller.close_socket(flow.sock, at_once=at_once)
+            self._end(flow)
+
+    def _end(self, flow: Flow) -> None:
+        for name in flow.names:
+            del self._by_name[name]
+        self._poller.close_socket(flow.sock)
 
     def _expire_later(self, now: float) -> None:
         due = self._flows.next_expiry()
@@ -225,5 +318,15 @@ class DatagramRelay:
         now = time.monotonic()
         for flow in self._flows.expire(now):
             self._counters.flows_expired += 1
-            self._poller.close_socket(flow.sock)
+            self._end(flow)
         self._expire_later(now)
+
+
+@functools.cache
+def _shared_batch() -> Batch:
+    """One for all relays of the process, made when the first needs it: only one relay runs at a time."""
+    return Batch()
+
+
+def _far_end(way: Way) -> str:
+    return "container" if way.address is None else "client"

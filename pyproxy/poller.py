@@ -45,7 +45,7 @@ class Poller:
         self._epoll = select.epoll()
         self._handlers: dict[int, Callable[[int], None]] = {}
         self._again: deque[Callable[[], None]] = deque()
-        self._closing: list[Closable] = []
+        self._stale: set[int] = set()  # closed since the events in hand were taken
         self._dispatching = False
         self._scheduled = False
         self._starved: list[Callable[[], None]] = []
@@ -80,20 +80,19 @@ class Poller:
         self._handlers.pop(fd, None)
         self._epoll.unregister(fd)
 
-    def close_socket(self, sock: Closable, *, at_once: bool = False) -> None:
-        """Stop watching `sock` and close it when the batch of events in hand is done; now, if there is none.
+    def close_socket(self, sock: Closable) -> None:
+        """Stop watching `sock` and close it.
 
-        Later, because its number could otherwise be given to a new socket to which an event of the old one, already
-        in the batch, would then be reported. `at_once` is for a descriptor that is needed this moment; whoever gets
-        the number must bear a stray event.
+        Its number may be given to a new socket at once. What the events in hand say of that number is not the new
+        one's, which began to be watched after they were taken.
         """
-        self._handlers.pop(sock.fileno(), None)
-        if at_once:
-            sock.close()
-            return
-        self._closing.append(sock)
-        if not self._dispatching:
-            self._close_now()
+        fd = sock.fileno()
+        self._handlers.pop(fd, None)
+        sock.close()
+        if self._dispatching:
+            self._stale.add(fd)
+        else:
+            self._retry_starved()
 
     def close(self) -> None:
         """Stop for good. The sockets are their owners' to close."""
@@ -101,11 +100,10 @@ class Poller:
         self._epoll.close()
 
     def _dispatch(self) -> None:
-        handlers = self._handlers
+        handlers, stale = self._handlers, self._stale
         self._dispatching = True
         for fd, mask in self._epoll.poll(0, _BATCH):
-            # A socket closed earlier in this batch has no handler any more.
-            if (handler := handlers.get(fd)) is not None:
+            if fd not in stale and (handler := handlers.get(fd)) is not None:
                 try:
                     handler(mask)
                 except Exception as exc:  # a defect of ours; the other edges are told only now, so go on
@@ -116,8 +114,9 @@ class Poller:
             except Exception as exc:
                 self._report(exc)
         self._dispatching = False
-        if self._closing:
-            self._close_now()
+        if stale:
+            stale.clear()
+            self._retry_starved()
         if self._again:
             self._schedule()
 
@@ -134,10 +133,7 @@ class Poller:
         if not self._epoll.closed:
             self._dispatch()
 
-    def _close_now(self) -> None:
-        closing, self._closing = self._closing, []
-        for sock in closing:
-            sock.close()
+    def _retry_starved(self) -> None:
         if self._starved:
             starved, self._starved = self._starved, []
             for retry in starved:

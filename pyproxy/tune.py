@@ -7,6 +7,7 @@ datagram finds its buffer as it arrives. Light, as it is imported before the eve
 from __future__ import annotations
 
 import _socket
+import errno
 import sys
 
 from pyproxy.published import SCTP, TCP
@@ -22,8 +23,11 @@ _BUFFER_BYTES = 4 << 20
 # stream a peer may use exists on the far side too.
 _STREAMS = 0xFFFF
 
-# Kernel constants that _socket does not carry: include/uapi/asm-generic/socket.h, include/uapi/linux/in.h and sctp.h.
+# Kernel constants that _socket does not carry: include/uapi/asm-generic/socket.h, include/uapi/linux/in.h, udp.h and
+# sctp.h.
 IP_PKTINFO = 8
+UDP_SEGMENT = 103
+UDP_GRO = 104
 _SO_SNDBUFFORCE = 32
 _SO_RCVBUFFORCE = 33
 _SCTP_INITMSG = 2
@@ -68,6 +72,13 @@ def ask_for_packet_info(sock: _socket.socket) -> None:
         sock.setsockopt(_socket.IPPROTO_IP, IP_PKTINFO, 1)
 
 
+def gives_packet_info(sock: _socket.socket) -> bool:
+    """Whether that was asked for."""
+    if sock.family == _socket.AF_INET6:
+        return bool(sock.getsockopt(_socket.IPPROTO_IPV6, _socket.IPV6_RECVPKTINFO))
+    return bool(sock.getsockopt(_socket.IPPROTO_IP, IP_PKTINFO))
+
+
 def _tune_tcp(sock: _socket.socket) -> None:
     sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_LINGER, _LINGER_RESET)
     sock.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_NODELAY, 1)
@@ -84,6 +95,12 @@ def _tune_udp(sock: _socket.socket) -> None:
             sock.setsockopt(_socket.SOL_SOCKET, force, _BUFFER_BYTES)
         except PermissionError:
             sock.setsockopt(_socket.SOL_SOCKET, ask, _BUFFER_BYTES)
+    try:
+        # What the kernel carried as one train of datagrams arrives as one (udp(7)).
+        sock.setsockopt(_socket.IPPROTO_UDP, UDP_GRO, 1)
+    except OSError as exc:
+        if exc.errno != errno.ENOPROTOOPT:  # before Linux 5.0
+            raise
 
 
 def _tune_sctp(sock: _socket.socket) -> None:

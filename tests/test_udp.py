@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import random
 import resource
 import socket
+import sys
 from collections.abc import Iterator
 from itertools import product
 
@@ -16,6 +18,8 @@ from pyproxy.counters import Counters
 from pyproxy.datagrams import DatagramRelay
 from pyproxy.log import Log
 from pyproxy.poller import Poller
+from pyproxy.tune import UDP_SEGMENT
+from tests.lab.namespaces import World
 from tests.support.proxy import PATIENCE_S, Proxy, before
 from tests.support.sockets import address_of, family_of
 
@@ -139,6 +143,95 @@ def test_a_burst_arrives_whole_and_in_order(loop_flag: str) -> None:
             for data in burst:
                 client.send(data)
             assert [backend.recv(2000) for _ in burst] == burst
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0", "::1", "::"])
+def test_mixed_sizes_of_many_clients_keep_their_boundaries_and_order(host: str) -> None:
+    """Sent while the proxy is held, so that they come to it as one batch; and so do the replies."""
+    ip = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    chance = random.Random(host)
+    with contextlib.ExitStack() as stack:
+        backend = stack.enter_context(datagram_socket(ip))
+        backend.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
+        proxy = stack.enter_context(before(address_of(backend), host=host, proto="udp"))
+        clients = [stack.enter_context(client_of(proxy, ip)) for _ in range(5)]
+        flows = {}
+        for number, client in enumerate(clients):
+            client.send(bytes([number]))
+            data, flow = backend.recvfrom(10)
+            flows[flow] = data[0]
+        sizes = [0, 1, 64, 64, 64, 900, 1200, 1200, 1472, 1473, 4000]
+        burst = [(chance.randrange(5), os.urandom(chance.choice(sizes))) for _ in range(150)]
+        with proxy.held():
+            for number, data in burst:
+                clients[number].send(data)
+        arrived: dict[int, list[bytes]] = {number: [] for number in range(5)}
+        for _ in burst:
+            data, flow = backend.recvfrom(1 << 16)
+            arrived[flows[flow]].append(data)
+        assert arrived == {each: [data for number, data in burst if number == each] for each in range(5)}
+        with proxy.held():
+            for flow, number in flows.items():
+                for data in arrived[number]:
+                    backend.sendto(data, flow)
+        for number, client in enumerate(clients):
+            assert [client.recv(1 << 16) for _ in arrived[number]] == arrived[number]
+        assert "150 datagrams down, 155 datagrams up, 5 flows" in proxy.totals()
+
+
+@pytest.mark.parametrize("ip", ["127.0.0.1", "::1"])
+@pytest.mark.parametrize("wildcard", [False, True])
+def test_what_a_sender_segments_itself_arrives_in_its_segments(ip: str, *, wildcard: bool) -> None:
+    host = {"127.0.0.1": "0.0.0.0", "::1": "::"}[ip] if wildcard else ip
+    segments = [os.urandom(1200) for _ in range(39)] + [os.urandom(7)]
+    train = b"".join(segments)
+    with (
+        datagram_socket(ip) as backend,
+        before(address_of(backend), host=host, proto="udp") as proxy,
+        client_of(proxy, ip) as client,
+    ):
+        client.send(b"plain")
+        _, flow = backend.recvfrom(100)
+        client.setsockopt(socket.IPPROTO_UDP, UDP_SEGMENT, 1200)
+        backend.setsockopt(socket.IPPROTO_UDP, UDP_SEGMENT, 1200)
+        client.send(train)
+        assert [backend.recvfrom(1 << 16) for _ in segments] == [(segment, flow) for segment in segments]
+        backend.sendto(train, flow)
+        assert [client.recv(1 << 16) for _ in segments] == segments
+        assert "40 datagrams down, 41 datagrams up, 1 flows" in proxy.totals()
+
+
+def test_a_path_too_narrow_for_a_segment_takes_the_datagrams_one_by_one(world: World) -> None:
+    """Loopback of a machine of its own, its MTU below what is joined: then datagrams leave alone, in fragments."""
+    world.run("ip", "link", "set", "lo", "mtu", "1300")
+    said = world.run(sys.executable, "-c", NARROW)
+    assert "50 datagrams down, 51 datagrams up, 1 flows" in said
+    assert "dropped" not in said
+
+
+NARROW = """
+import os
+from tests.test_udp import address_of, before, client_of, datagram_socket
+burst = [os.urandom(1400) for _ in range(50)]
+with datagram_socket() as backend, before(address_of(backend), proto="udp") as proxy, client_of(proxy) as client:
+    client.send(b"first")
+    flow = backend.recvfrom(10)[1]
+    with proxy.held():
+        for data in burst:
+            client.send(data)
+    assert [backend.recv(2000) for _ in burst] == burst
+    with proxy.held():
+        for data in burst:
+            backend.sendto(data, flow)
+    assert [client.recv(2000) for _ in burst] == burst
+    print(proxy.totals())
+"""
+
+
+@pytest.fixture
+def world() -> Iterator[World]:
+    with World() as world:
+        yield world
 
 
 def client_buffer_is_small(sock: socket.socket) -> bool:

@@ -52,6 +52,14 @@ class Proxy:
             assert line, f"pyproxy ended: {self.process.wait(PATIENCE_S)}: {said}"
         return line.split(": ", 2)[2].strip()
 
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Stopped for the time of the block, so that what is sent to it waits and comes all at once."""
+        self.process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, self.process.pid, os.WSTOPPED)
+        yield
+        self.process.send_signal(signal.SIGCONT)
+
     def descriptors(self) -> int:
         return len(os.listdir(f"/proc/{self.process.pid}/fd"))
 
