@@ -21,8 +21,9 @@ from collections.abc import Hashable, Sequence
 from pyproxy.ancillary import PACKET_INFO6_SPACE, Ancillary
 from pyproxy.tune import UDP_GRO
 
-# Datagrams in one call. With 100 flows that take turns it is what each flow's share can be joined from.
-SLOTS = 256
+# Datagrams in one call. With many flows that take turns it is what each flow's share can be joined from: 100 flows of
+# 64 B came to 2.2 times docker-proxy's delivery with 256, 2.6 with 512 and 3.1 with 1,024, where a turn is some 3 ms.
+SLOTS = 512
 
 # A slot takes the largest datagram, or train, of either family. The odd 64 bytes keep the beginnings of slots, all
 # that most datagrams reach, from contending for the same few lines of the processor's cache.

@@ -15,6 +15,10 @@ from pyproxy.published import PROTOCOLS, PublishedPort, parse_address
 # 90 s idle limit it takes 180 new clients a second, sustained, to reach it.
 DEFAULT_UDP_MAX_FLOWS = 16_384
 
+# Most of a short round trip is going to sleep and being woken (bench/NOTES.md). Longer than a container needs to answer
+# a small request, shorter than anybody's sleep is worth.
+DEFAULT_BUSY_POLL_US = 60
+
 LOOPS = ("auto", "uvloop", "asyncio")
 
 USAGE = f"""\
@@ -40,6 +44,8 @@ Limits (seconds; 0: no limit):
                          (default {DEFAULT_UDP_MAX_FLOWS})
 
 Other:
+  -busy-poll USEC        look for more to do for this long before sleeping, while answers come that fast; 0: never
+                         (default {DEFAULT_BUSY_POLL_US})
   -loop NAME             event loop: uvloop, asyncio, or auto, which is uvloop where installed (default auto)
   -v, -version           print the version
   -h, -help              print this text
@@ -65,6 +71,7 @@ _FLAGS: dict[str, tuple[int, str | int | float | bool]] = {
     "idle-timeout": (_SECONDS, 0.0),
     "half-closed-timeout": (_SECONDS, 0.0),
     "udp-max-flows": (_NUMBER, DEFAULT_UDP_MAX_FLOWS),
+    "busy-poll": (_NUMBER, DEFAULT_BUSY_POLL_US),
     "loop": (_TEXT, "auto"),
     "v": (_BOOLEAN, False),
     "version": (_BOOLEAN, False),
@@ -87,7 +94,7 @@ class Limits:
 class Settings:
     """A checked command line. `wants` is "serve", "help" or "version"; `port` is set only for "serve"."""
 
-    __slots__ = ("limits", "loop", "port", "udp_max_flows", "use_listen_fd", "wants")
+    __slots__ = ("busy_poll_s", "limits", "loop", "port", "udp_max_flows", "use_listen_fd", "wants")
 
     def __init__(self, wants: str) -> None:
         self.wants = wants
@@ -95,6 +102,7 @@ class Settings:
         self.use_listen_fd = False
         self.limits = Limits()
         self.udp_max_flows = DEFAULT_UDP_MAX_FLOWS
+        self.busy_poll_s = 0.0
         self.loop = "auto"
 
 
@@ -122,6 +130,7 @@ def parse(arguments: list[str]) -> Settings:
         float(values["connect-timeout"]), float(values["idle-timeout"]), float(values["half-closed-timeout"])
     )
     settings.udp_max_flows = _whole(values, "udp-max-flows", lowest=1, highest=1_000_000, required=True)
+    settings.busy_poll_s = _whole(values, "busy-poll", lowest=0, highest=1000, required=True) / 1e6
     settings.loop = _one_of(values, "loop", LOOPS)
     return settings
 

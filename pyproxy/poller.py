@@ -6,12 +6,18 @@ socket can still report that its peer reset it, and the same code runs alike on 
 asyncio keeps signals and timers.
 
 Edge-triggered means that a handler reads until the kernel says there is no more, or asks for `again`.
+
+Busy polling: most of a short round trip through a proxy is its going to sleep and being woken. So while events follow
+one another closely, it asks again for a while before it sleeps. Only a conversation of few takes part: where there is
+bulk to move, or many to serve, the processor is better left to those who wait for it.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 import select
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import Protocol
@@ -24,6 +30,18 @@ BOTH_EDGES = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLL
 
 # Events taken in one go: enough to share the call's cost, few enough that the loop's timers get their turn. A guess.
 _BATCH = 256
+
+
+# Busy polling begins after so many waits in a row that were shorter than this: a round trip with its wake-ups.
+_SHORT_WAIT_S = 120e-6
+_SHORT_WAITS = 4
+
+# What takes longer to handle is bulk, or many at once.
+_LONG_TURN_S = 100e-6
+_FEW = 2
+
+# The loop's timers and other readers get their turn after this long.
+_BUSY_S = 2e-3
 
 
 class Closable(Protocol):
@@ -40,8 +58,12 @@ class Poller:
     A handler's exception goes to the loop's exception handler, and the other handlers get their events all the same.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, busy_poll_s: float = 0) -> None:
+        """`busy_poll_s`: how long to ask in vain before sleeping; 0: not at all, as on a single processor."""
         self.loop = loop
+        self._busy_poll_s = busy_poll_s if len(os.sched_getaffinity(0)) > 1 else 0
+        self._short_waits = 0
+        self._idle_from = 0.0
         self._epoll = select.epoll()
         self._handlers: dict[int, Callable[[int], None]] = {}
         self._again: deque[Callable[[], None]] = deque()
@@ -49,7 +71,7 @@ class Poller:
         self._dispatching = False
         self._scheduled = False
         self._starved: list[Callable[[], None]] = []
-        loop.add_reader(self._epoll.fileno(), self._dispatch)
+        loop.add_reader(self._epoll.fileno(), self._on_ready if self._busy_poll_s else self._dispatch)
 
     def watch(self, fd: int, events: int, handler: Callable[[int], None]) -> None:
         """Call `handler` on `events` of `fd` until `close_socket`. OSError: ENOMEM, ENOSPC."""
@@ -99,10 +121,39 @@ class Poller:
         self.loop.remove_reader(self._epoll.fileno())
         self._epoll.close()
 
-    def _dispatch(self) -> None:
+    def _on_ready(self) -> None:
+        """As `_dispatch`, and busy polling where it pays."""
+        now = time.perf_counter
+        began = now()
+        self._short_waits = self._short_waits + 1 if began - self._idle_from < _SHORT_WAIT_S else 0
+        end = began + _BUSY_S
+        events = self._dispatch()
+        while True:
+            after = now()
+            self._idle_from = after
+            if events > _FEW or after - began > _LONG_TURN_S or self._again:
+                self._short_waits = 0
+            if self._short_waits < _SHORT_WAITS:
+                return
+            if after > end:
+                self._schedule()
+                return
+            until = after + self._busy_poll_s
+            while True:
+                began = now()
+                if events := self._dispatch():
+                    break
+                if began > until:
+                    self._short_waits = 0
+                    self._idle_from = began
+                    return
+
+    def _dispatch(self) -> int:
+        """Handle the events that wait now; return how many there were."""
         handlers, stale = self._handlers, self._stale
         self._dispatching = True
-        for fd, mask in self._epoll.poll(0, _BATCH):
+        events = self._epoll.poll(0, _BATCH)
+        for fd, mask in events:
             if fd not in stale and (handler := handlers.get(fd)) is not None:
                 try:
                     handler(mask)
@@ -119,6 +170,7 @@ class Poller:
             self._retry_starved()
         if self._again:
             self._schedule()
+        return len(events)
 
     def _report(self, exc: Exception) -> None:
         self.loop.call_exception_handler({"message": "in a handler of the data path", "exception": exc})
@@ -131,7 +183,10 @@ class Poller:
     def _take_turns(self) -> None:
         self._scheduled = False
         if not self._epoll.closed:
-            self._dispatch()
+            if self._busy_poll_s:
+                self._on_ready()
+            else:
+                self._dispatch()
 
     def _retry_starved(self) -> None:
         if self._starved:

@@ -34,7 +34,7 @@ def serve(settings: Settings, sock: _socket.socket, log: Log, signals: Signals) 
     raise_descriptor_limit()
     loop = new_loop(settings.loop)
     loop.set_exception_handler(lambda _loop, context: _report(log, context))
-    relay = start(Poller(loop), settings, sock, log)
+    relay = start(Poller(loop, settings.busy_poll_s), settings, sock, log)
     signals.summary = lambda: f"{relay.live} live, {relay.totals().summary()}"
     signals.free_port = relay.free_port
     loop.add_reader(signals.wake_fd, signals.drain)
