@@ -12,6 +12,7 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Callable
 
 from bench.batch import Receiver, Sender, with_room
 
@@ -22,25 +23,24 @@ def echo(port: int) -> None:
     listener.setblocking(False)
     epoll = select.epoll()
     epoll.register(listener, select.EPOLLIN)
-    clients: dict[int, socket.socket] = {}
+    clients: dict[int, tuple[Callable[[memoryview], int], Callable[[memoryview], None], socket.socket]] = {}
     buffer = memoryview(bytearray(1 << 16))
     print("ready", flush=True)
     while True:
         for fd, _ in epoll.poll():
-            client = clients.get(fd)
-            if client is None:
+            if fd not in clients:
                 try:
                     client, _ = listener.accept()
                 except BlockingIOError:
                     continue
                 client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                clients[client.fileno()] = client
+                clients[client.fileno()] = client.recv_into, client.sendall, client
                 epoll.register(client, select.EPOLLIN)
                 continue
+            receive, send, client = clients[fd]
             try:
-                size = client.recv_into(buffer)
-                if size:
-                    client.sendall(buffer[:size])
+                if size := receive(buffer):
+                    send(buffer[:size])
                     continue
             except ConnectionError:
                 pass
