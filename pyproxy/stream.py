@@ -13,7 +13,8 @@ import os
 from typing import Final
 
 from pyproxy.ending import END, MORE, SINK_FAILED, SOURCE_FAILED, WAIT
-from pyproxy.pipes import PIPE_BYTES, Pipes
+from pyproxy.pipes import CHUNK_BYTES, Pipes
+from pyproxy.tune import bound_receive_buffer
 
 # What a relay waits for.
 SOURCE, SINK, TURN, NOTHING = range(4)
@@ -27,9 +28,11 @@ _FULL_READS = 2
 # Wake-ups in a row that bring less than a copy would have, before splice hands back to copying.
 _THIN_WAKE_UPS = 4
 
-# Reads in one turn before other connections get theirs: at most 16 buffers, or pipes, is about 1 ms. A guess that
-# bench/ will settle.
+# Reads while copying, and bytes while splicing, in one turn before other connections get theirs. Shorter turns serve
+# nobody better: each stream's bytes then wait until they are cold, and cost twice (bench/NOTES.md). A turn rarely gets
+# that far, as it ends when the source has no more.
 _TURN = 16
+_TURN_BYTES = 16 << 20
 
 _SPLICE: Final = os.SPLICE_F_NONBLOCK | os.SPLICE_F_MOVE
 
@@ -64,12 +67,7 @@ class StreamRelay:
             outcome = self._send_held()
             if outcome != MORE:
                 return outcome
-        outcome = self._copy(exhaustive) if self._pipe is None else self._splice(exhaustive)
-        if outcome == MORE:
-            self.waits = TURN
-        elif outcome != WAIT:
-            self.waits = NOTHING
-        return outcome
+        return self._copy(exhaustive) if self._pipe is None else self._splice(exhaustive)
 
     def release(self) -> None:
         """Give the pipe back, when the direction is over, however it ended. May be called again."""
@@ -96,6 +94,10 @@ class StreamRelay:
         self._held = None
         return MORE
 
+    def _over(self, outcome: int) -> int:
+        self.waits = NOTHING
+        return outcome
+
     def _copy(self, exhaustive: bool) -> int:
         for _ in range(_TURN):
             try:
@@ -104,15 +106,15 @@ class StreamRelay:
                 self.waits = SOURCE
                 return WAIT
             except OSError:
-                return SOURCE_FAILED
+                return self._over(SOURCE_FAILED)
             if not size:
-                return END
+                return self._over(END)
             try:
                 sent = self._sink.send(_BUFFER[:size])
             except BlockingIOError:
                 sent = 0
             except OSError:
-                return SINK_FAILED
+                return self._over(SINK_FAILED)
             self.moved += sent
             if sent < size:
                 self._held = memoryview(bytes(_BUFFER[sent:size]))
@@ -123,12 +125,14 @@ class StreamRelay:
                 if self._streak >= _FULL_READS and (pipe := self._pipes.borrow()) is not None:
                     self._pipe = pipe
                     self._streak = 0
+                    bound_receive_buffer(self._source)
                     return self._splice(exhaustive)
                 continue
             self._streak = 0
             if not exhaustive:
                 self.waits = SOURCE
                 return WAIT
+        self.waits = TURN
         return MORE
 
     def _splice(self, exhaustive: bool) -> int:
@@ -136,12 +140,12 @@ class StreamRelay:
         from_pipe, into_pipe = self._pipe
         source, sink = self._source.fileno(), self._sink.fileno()
         before = self.moved
-        for _ in range(_TURN):
+        while self.moved - before < _TURN_BYTES:
             was_empty = not self._piped
             drained = stopped = False
             if not self._failed:
                 try:
-                    size = os.splice(source, into_pipe, PIPE_BYTES, flags=_SPLICE)
+                    size = os.splice(source, into_pipe, CHUNK_BYTES, flags=_SPLICE)
                     stopped = not size
                     self._piped += size
                 except BlockingIOError:
@@ -156,14 +160,14 @@ class StreamRelay:
                     self.waits = SINK
                     return WAIT
                 except OSError:
-                    return SINK_FAILED
+                    return self._over(SINK_FAILED)
                 self._piped -= size
                 self.moved += size
             if self._piped:
                 continue
             more = drained and exhaustive and self._has_more()
             if self._failed:
-                return SOURCE_FAILED
+                return self._over(SOURCE_FAILED)
             # splice reads up to a mark of urgent data and no further, and there says "nothing", or "end" once the
             # stream has ended somewhere behind it (net/ipv4/tcp.c, tcp_read_sock). Only recv knows the end.
             if stopped or more:
@@ -173,6 +177,7 @@ class StreamRelay:
                 self._consider_copying(self.moved - before)
                 self.waits = SOURCE
                 return WAIT
+        self.waits = TURN
         return MORE
 
     def _has_more(self) -> bool:

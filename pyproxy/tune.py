@@ -19,6 +19,13 @@ _KEEPALIVE_S = 15
 # (SO_RCVBUFFORCE), others get up to net.core.rmem_max; likewise for sending. Memory is used only while datagrams wait.
 _BUFFER_BYTES = 4 << 20
 
+# The receive buffer of a bulk stream from nearby (`bound_receive_buffer`); the kernel doubles it, for its bookkeeping.
+# It takes 64 streams from 0.8 to 1.0 times docker-proxy's rate; half of it costs a single stream a tenth.
+_BULK_BUFFER_BYTES = 2 << 20
+# A buffer of 2 MiB takes 16 Gbit/s at this round trip.
+_NEAR_US = 1000
+_MIN_RTT_AT = 148
+
 # SCTP streams asked for and granted, each way: docker-proxy's number (ishidawataru/sctp, SCTP_MAX_STREAM), so that any
 # stream a peer may use exists on the far side too.
 _STREAMS = 0xFFFF
@@ -62,6 +69,24 @@ def close_politely(sock: _socket.socket) -> None:
 def close_with_reset(sock: _socket.socket) -> None:
     """What was to be said into `sock` was cut off: closing it must show that."""
     sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_LINGER, _LINGER_RESET)
+
+
+def bound_receive_buffer(sock: _socket.socket) -> None:
+    """Keep what waits in a bulk stream's receive buffer small enough to stay in the processor's caches.
+
+    The kernel lets the buffer grow to net.ipv4.tcp_rmem's largest (6 MiB and more) when a reader takes much at a time,
+    as splice does. That serves long paths; from a neighbour it only makes the bytes wait, get cold and cost twice. So
+    a peer that is near gets a fixed one; one that is far keeps the kernel's, as does everybody whose proxy may not
+    (SO_RCVBUFFORCE, CAP_NET_ADMIN): net.core.rmem_max would make it too small.
+    """
+    # struct tcp_info, include/uapi/linux/tcp.h: tcpi_min_rtt in us.
+    info = sock.getsockopt(_socket.IPPROTO_TCP, _socket.TCP_INFO, _MIN_RTT_AT + 4)
+    if len(info) < _MIN_RTT_AT + 4 or int.from_bytes(info[_MIN_RTT_AT:], sys.byteorder) > _NEAR_US:
+        return
+    try:
+        sock.setsockopt(_socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BULK_BUFFER_BYTES)
+    except PermissionError:
+        return
 
 
 def ask_for_packet_info(sock: _socket.socket) -> None:
