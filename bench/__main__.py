@@ -33,7 +33,10 @@ def main() -> None:
         "--peer", action="append", default=[], metavar="NAME[=COMMAND]",
         help="only this peer, docker-proxy and direct; or one more, a COMMAND with docker-proxy's command line",
     )  # fmt: skip
-    run.add_argument("--rounds", type=int, help="rounds per scenario (default 5; quick: 3)")
+    run.add_argument(
+        "--rounds", type=int,
+        help="rounds per scenario (default 10; quick: 4), others than pyproxy, docker-proxy and direct in half of them",
+    )  # fmt: skip
     run.add_argument("--seconds", type=float, help="seconds per measurement (default 0.3)")
     run.add_argument("--output", type=Path, default=FOLDER, help="folder of the results (default build/bench)")
     run.add_argument("--list", action="store_true", help="list scenarios and peers, and measure nothing")
@@ -64,7 +67,7 @@ def do_run(arguments: argparse.Namespace) -> None:
     run = Run(
         started=started.isoformat(timespec="seconds"),
         command=shlex.join(["python", "-m", "bench", *sys.argv[1:]]),
-        rounds=arguments.rounds or (3 if arguments.quick else 5),
+        rounds=arguments.rounds or (4 if arguments.quick else 10),
         seconds=arguments.seconds or 0.3,
         quick=arguments.quick,
         machine=results.machine(TREE),

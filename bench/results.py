@@ -18,7 +18,9 @@ SCHEMA = 1
 
 @dataclass
 class Run:
-    """A run. `cells[scenario][peer]` is a list of rounds, each the figures by name, or None where the round failed."""
+    """A run. `cells[scenario][peer]` is a list of rounds, each the figures by name, or None where it failed or was
+    not measured (`run.takes_part`).
+    """
 
     started: str
     command: str

@@ -123,12 +123,11 @@ def _loaded(what: str, size: int, **more: int) -> Callable[[BenchWorld, Running,
     return measure
 
 
-# After this long without a datagram, none is on its way any more: the first of a flow may have to wait for a process to
-# start, or an event loop to be imported.
-_QUIET_S = 0.15
+# After this long without a datagram, none is on its way any more.
+_QUIET_S = 0.05
 
 
-def _counted(world: BenchWorld, size: int, sent: float) -> int:
+def counted(world: BenchWorld, size: int, sent: float) -> int:
     """Datagrams that have arrived in the container, of those `sent`, when no more do.
 
     LoadError if they are not what was sent.
@@ -158,7 +157,7 @@ def _datagrams(
         world.datagrams("count")
         sent = world.run_load("datagrams", seconds + _GRACE_S, address=running.address, size=size, flows=flows,
                               seconds=seconds, per_s=per_s, segmented=segmented)  # fmt: skip
-        arrived = _counted(world, size, sent["sent"])
+        arrived = counted(world, size, sent["sent"])
         return arrived / seconds, 1 - arrived / sent["sent"]
 
     def measure(world: BenchWorld, running: Running, seconds: float) -> Figures:
@@ -213,11 +212,13 @@ def _flood(size: int) -> Callable[[BenchWorld, Running, float], Figures]:
 def _burst(size: int, count: int) -> Callable[[BenchWorld, Running, float], Figures]:
     def measure(world: BenchWorld, running: Running, seconds: float) -> Figures:
         lost = []
-        for _ in range(4):  # the first is a warm-up
+        world.datagrams("echo")
+        world.run_load("ping", address=running.address, size=size, seconds=0.05)  # processes started, modules imported
+        for _ in range(3):
             world.datagrams("count")
             world.run_load("burst", address=running.address, size=size, count=count)
-            lost.append(1 - _counted(world, size, count) / count)
-        return {"lost": sum(lost[1:]) / 3}
+            lost.append(1 - counted(world, size, count) / count)
+        return {"lost": sum(lost) / 3}
 
     return measure
 
@@ -424,13 +425,13 @@ def _all() -> list[Scenario]:
         found.append(
             Scenario(f"idle-{connections}", f"{connections} idle TCP connections", "tcp", ECHO_PORT, held,
                      _idle(connections), "idle", connections, quick=connections == 1000,
-                     most_rounds=5 if connections == 1000 else 2)
+                     most_rounds=6 if connections == 1000 else 2)
         )  # fmt: skip
     for ports in (1, 10, 100, 1000):
         found.append(
             Scenario(f"ports-{ports}", f"{ports} published port{'s' * (ports > 1)}", "tcp", 0,
                      ("publish_s", *memory, "processes"), None, "ports", ports, quick=ports == 10,
-                     most_rounds=5 if ports < 1000 else 2, measure_command=_publish(ports))
+                     most_rounds=6 if ports < 1000 else 2, measure_command=_publish(ports))
         )  # fmt: skip
     found.append(
         Scenario("start", "Start of one proxy", "tcp", 0, ("answer_p50_ms", "answer_to_python", "answer_p99_ms"), None,

@@ -11,19 +11,20 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench import results
+from bench import results, usage
 from bench.iperf import IperfError, bits_per_second, received_bytes
-from bench.peers import Direct, DockerProxyLike, Peer, Running
+from bench.peers import Direct, DockerProxyLike, Peer, Running, known_peers
 from bench.report import README_BEGIN, README_END, markdown, number, readme_section, rows, update_readme
 from bench.results import ResultsError, Run
-from bench.run import measure_all, measure_once
-from bench.scenarios import FIGURES, SCENARIOS, Scenario
+from bench.run import measure_all, measure_once, takes_part
+from bench.scenarios import FIGURES, SCENARIOS, Scenario, counted
 from bench.stats import is_noisy, percentile, ratios, summarize
-from bench.world import CONTAINER, BenchWorld, LoadError
+from bench.world import CLIENT, CONTAINER, CONTAINER_IP, DATAGRAM_PORT, BenchWorld, LoadError
 from tests.lab.namespaces import HOST, WorldError, processes_in
 
 DATA = Path(__file__).with_name("data")
@@ -221,6 +222,70 @@ def test_a_peer_that_fails_fails_its_cell(world: BenchWorld, tmp_path: Path, bod
 def test_datagrams_are_counted_where_they_arrive(world: BenchWorld, tmp_path: Path) -> None:
     with pytest.raises(LoadError, match="not one datagram arrived"):
         measure_once(world, scenario("udp-bulk-64-1"), stand_in(tmp_path, "time.sleep(100)"), 0.05)
+
+
+def test_a_damaged_datagram_is_noticed(world: BenchWorld) -> None:
+    """The counter compares whole batches; one that differs, in content or in size, must not hide among them."""
+    for bad in (b"pyproxx!" * 8, b"pyproxy!" * 7):
+        world.datagrams("count")
+        world.run(
+            sys.executable, "-c",
+            "import socket; s = socket.socket(type=socket.SOCK_DGRAM)\n"
+            f"for data in [b'pyproxy!' * 8] * 5 + [{bad!r}] + [b'pyproxy!' * 8] * 5: s.sendto(data, {DATAGRAMS})",
+            on=CLIENT,
+        )  # fmt: skip
+        with pytest.raises(LoadError, match="damaged"):
+            counted(world, 64, 11)
+
+
+DATAGRAMS = (CONTAINER_IP, DATAGRAM_PORT)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["udp-down-1400", "udp-segmented-1200", "udp-burst", "tcp-exchange-beside", "tcp-exchange-paced"],
+)
+def test_the_limit_itself_can_be_measured(world: BenchWorld, name: str) -> None:
+    found = measure_once(world, scenario(name), Direct("direct"), 0.05)
+    if name == "udp-burst":
+        assert found == {"lost": 0}
+    elif name == "tcp-exchange-paced":
+        assert 0 < found["per_s"] <= 520  # its first figure is the CPU of a proxy
+    else:
+        assert found[scenario(name).figures[0]] > 0
+
+
+def test_who_holds_no_more_is_found_by_filling(world: BenchWorld) -> None:
+    found = measure_once(world, scenario("tcp-descriptors"), known("pyproxy"), 0.05)
+    assert 280 < found["held"] < 300
+    assert found["serves_again"]
+
+
+def known(name: str) -> Peer:
+    peer = next(peer for peer in known_peers() if peer.name == name)
+    assert peer.missing() is None
+    return peer
+
+
+def test_cpu_is_told_to_less_than_a_tick_of_the_kernel_and_of_ended_children_too() -> None:
+    busy = "import time\nwhile time.process_time() < 0.123: pass\n"
+    both = (
+        f"import subprocess, sys\nsubprocess.run([sys.executable, '-c', {busy!r}])\n{busy}print('done', flush=True)\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", f"{both}sys.stdin.read()"],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    ) as process:  # fmt: skip
+        assert process.stdout is not None
+        process.stdout.readline()
+        found = usage.cpu([psutil.Process(process.pid)])
+    assert 0.246 < found.total < 0.5
+    assert 0 < found.user <= found.total + 0.02
+
+
+def test_pyproxy_docker_proxy_and_direct_are_measured_twice_as_often() -> None:
+    assert [takes_part("docker-proxy", number) for number in range(4)] == [True] * 4
+    assert [takes_part("socat", number) for number in range(4)] == [True, False, True, False]
 
 
 def test_a_peer_that_does_not_start_is_named(world: BenchWorld) -> None:
