@@ -94,7 +94,12 @@ def _bulk(streams: int, flags: tuple[str, ...]) -> Callable[[BenchWorld, Running
         before = usage.cpu(running.processes)
         # An amount, as iperf3 knows whole seconds only: about as long at the rates seen here (10 to 20 Gbit/s).
         amount = f"{round(2000 * seconds)}M"
-        output = world.run(*client, "-n", amount, "-P", str(streams), *flags, on=CLIENT, check=False)
+        # With --bidir, client and server tell by the order of connections which way a stream goes. A proxy that dials
+        # for several clients at a time may change it: both ends of a stream then send, and nobody reads, for ever.
+        timeout_s = 8 + 10 * seconds
+        output = world.run(
+            *client, "-n", amount, "-P", str(streams), *flags, on=CLIENT, check=False, timeout_s=timeout_s
+        )
         spent = usage.cpu(running.processes).since(before)
         gb = received_bytes(output, both_ways=both_ways) / 1e9
         figures = {"bits_per_s": bits_per_second(output, both_ways=both_ways), "machine_s_per_gb": spent.machine / gb}

@@ -267,7 +267,7 @@ def known(name: str) -> Peer:
     return peer
 
 
-def test_cpu_is_told_to_less_than_a_tick_of_the_kernel_and_of_ended_children_too() -> None:
+def test_cpu_is_that_of_the_process_and_of_its_ended_children() -> None:
     busy = "import time\nwhile time.process_time() < 0.123: pass\n"
     both = (
         f"import subprocess, sys\nsubprocess.run([sys.executable, '-c', {busy!r}])\n{busy}print('done', flush=True)\n"
@@ -279,7 +279,8 @@ def test_cpu_is_told_to_less_than_a_tick_of_the_kernel_and_of_ended_children_too
         assert process.stdout is not None
         process.stdout.readline()
         found = usage.cpu([psutil.Process(process.pid)])
-    assert 0.246 < found.total < 0.5
+    # Of the ended child user and system time are told in ticks of 10 ms, each cut off.
+    assert 0.246 - 0.02 < found.total < 0.5
     assert 0 < found.user <= found.total + 0.02
 
 

@@ -109,10 +109,12 @@ class World:
         enter = ("nsenter", *target, f"--net={network}")
         return [*enter, *_DIE_WITH_PARENT, *command]
 
-    def run(self, *command: str, on: str = HOST, stdin: str = "", check: bool = True) -> str:
-        """Run to the end and return what it printed. CommandError carries what it complained of, unless not `check`."""
+    def run(self, *command: str, on: str = HOST, stdin: str = "", check: bool = True, timeout_s: float = 60) -> str:
+        """Run to the end and return what it printed. CommandError carries what it complained of, unless not `check`;
+        subprocess.TimeoutExpired if there is no end.
+        """
         done = subprocess.run(
-            self.command(*command, on=on), input=stdin, capture_output=True, text=True, timeout=60, check=False
+            self.command(*command, on=on), input=stdin, capture_output=True, text=True, timeout=timeout_s, check=False
         )
         if done.returncode and check:
             raise CommandError(command, done.returncode, done.stderr or done.stdout)
