@@ -92,8 +92,9 @@ def _bulk(streams: int, flags: tuple[str, ...]) -> Callable[[BenchWorld, Running
         client = ["iperf3", "-c", ip, "-p", str(port), "-J", "--connect-timeout", "3000"]
         world.run(*client, "-n", "1M", on=CLIENT, check=False)
         before = usage.cpu(running.processes)
-        # An amount, as iperf3 knows whole seconds only: about as long at the rates seen here (10 to 20 Gbit/s).
-        amount = f"{round(2000 * seconds)}M"
+        # An amount, as iperf3 knows whole seconds only: about as long at the rates seen here (10 to 20 Gbit/s), and
+        # longer where what is still in so many buffers at the end would be a good part of it.
+        amount = f"{round(2000 * seconds * (1 + streams / 32))}M"
         # With --bidir, client and server tell by the order of connections which way a stream goes. A proxy that dials
         # for several clients at a time may change it: both ends of a stream then send, and nobody reads, for ever.
         timeout_s = 8 + 10 * seconds
