@@ -30,13 +30,13 @@ _WILDCARDS = ("0.0.0.0", "::")
 _NO_SUPPORT = (errno.EPROTONOSUPPORT, errno.ESOCKTNOSUPPORT, errno.EAFNOSUPPORT)
 
 
-def host_socket(port: PublishedPort, *, adopt: bool) -> _socket.socket:
+def host_socket(port: PublishedPort, *, adopt: bool, listen_fd: int = LISTEN_FD) -> _socket.socket:
     """Return the socket that serves `port`: listening if TCP or SCTP, with packet info if UDP, close-on-exec.
 
-    `adopt` takes descriptor 4 as it is; else it is bound to the port's host address. `port` then says what the
-    kernel says: the number that came of port 0. StartError names the flag, address or descriptor at fault.
+    `adopt` takes descriptor `listen_fd` as it is; else it is bound to the port's host address. `port` then says what
+    the kernel says: the number that came of port 0. StartError names the flag, address or descriptor at fault.
     """
-    sock = _adopt(port) if adopt else _bind(port)
+    sock = _adopt(port, listen_fd) if adopt else _bind(port)
     try:
         # Port 0, or an adopted socket's own address, is known only now.
         port.host_ip, port.host_port = sock.getsockname()[:2]
@@ -104,16 +104,16 @@ def _prepare(sock: _socket.socket, proto: str, host: str | int) -> None:
         ask_for_packet_info(sock)
 
 
-def _adopt(port: PublishedPort) -> _socket.socket:
+def _adopt(port: PublishedPort, listen_fd: int) -> _socket.socket:
     where = f"descriptor {LISTEN_FD} (-use-listen-fd)"
     try:
-        sock = _socket.socket(fileno=LISTEN_FD)
+        sock = _socket.socket(fileno=listen_fd)
     except OSError as exc:
         if exc.errno == errno.EBADF:
             raise StartError(f"{where} is not open: the parent must pass the bound socket there") from exc
         raise StartError(f"{where} is not a socket: the parent must pass the bound socket there") from exc
     try:
-        os.set_inheritable(LISTEN_FD, False)
+        os.set_inheritable(listen_fd, False)
         if sock.family not in (_socket.AF_INET, _socket.AF_INET6):
             raise StartError(f"{where} is neither an IPv4 nor an IPv6 socket")
         if (sock.type, sock.proto) != (_TYPES[port.proto], _NUMBERS[port.proto]):

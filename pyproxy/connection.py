@@ -91,6 +91,15 @@ class Connection:
         return self._down.moved if self._down is not None else 0
 
     @property
+    def client_address(self) -> tuple[str, int] | None:
+        """Whom it serves; None if the client has just gone."""
+        try:
+            ip, port = self._client.getpeername()[:2]
+        except OSError:
+            return None
+        return str(ip), int(port)
+
+    @property
     def dialing(self) -> bool:
         return self._up is None
 

@@ -103,6 +103,7 @@ class DatagramRelay:
         self._counters = counters
         self._log = log
         self._expiry: asyncio.TimerHandle | None = None
+        self._accepting = True
         sock.setblocking(False)
         poller.watch(sock.fileno(), select.EPOLLIN, self._on_clients)
 
@@ -114,15 +115,25 @@ class DatagramRelay:
     def totals(self) -> Counters:
         return self._counters
 
+    def fileno(self) -> int:
+        """The host socket's descriptor: to be passed on, not to be used."""
+        return self._sock.fileno()
+
     def free_port(self) -> None:
         """Close the host socket, in a process that is about to exit: `close` is for one that goes on."""
         self._sock.close()
+
+    def stop_accepting(self) -> None:
+        """Leave clients' datagrams to whoever shares the host socket; replies to the present flows still go out."""
+        if self._accepting:
+            self._accepting = False
+            self._poller.unwatch(self._sock.fileno())
 
     def close(self) -> None:
         """Free the port and end every flow."""
         if self._expiry is not None:
             self._expiry.cancel()
-        self._poller.unwatch(self._sock.fileno())
+        self.stop_accepting()
         self._poller.close_socket(self._sock)
         self._by_name.clear()
         for flow in self._flows.clear():

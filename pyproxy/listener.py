@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import _socket
 import asyncio
+import contextlib
 import errno
 import select
 import time
@@ -93,6 +94,7 @@ class Listener:
         self._live: set[Connection] = set()
         self._spare: _socket.socket | None = None
         self._closed = False
+        self._on_drained: Callable[[], None] | None = None
         self._paused = False  # until the backlog has been emptied again
         # Clients inherit the listening socket's options as they connect (net/core/sock.c, sk_clone_lock). Those who
         # had connected before an adopted socket was tuned did not: they are the ones in the backlog at the start.
@@ -118,20 +120,50 @@ class Listener:
             sum(connection.moved_down for connection in self._live),
         )
 
+    def fileno(self) -> int:
+        """The listening socket's descriptor: to be passed on, not to be used."""
+        return self._sock.fileno()
+
     def free_port(self) -> None:
         """Close the listening socket, in a process that is about to exit: `close` is for one that goes on."""
         self._sock.close()
 
+    @property
+    def connections(self) -> tuple[Connection, ...]:
+        """Those that are live now, in no order."""
+        return tuple(self._live)
+
+    def stop_accepting(self, on_drained: Callable[[], None] | None = None) -> None:
+        """Close our copy of the listening socket; what is live goes on, within its limits, until it ends or `close`.
+
+        `on_drained` is called once, when the last connection has ended: at once, if there is none.
+        """
+        if not self._closed:
+            self._closed = True
+            if self._retry is not None:
+                self._retry.cancel()
+            self.poller.unwatch(self._sock.fileno())
+            self.poller.close_socket(self._sock)
+            if self._spare is not None:
+                self._spare.close()
+                self._spare = None
+        if on_drained is not None:
+            if self._live:
+                self._on_drained = on_drained
+            else:
+                on_drained()
+
+    def refuse_new(self) -> None:
+        """Stop listening, for all who share the socket: new clients are refused. What is live goes on."""
+        with contextlib.suppress(OSError):  # ENOTCONN: somebody else has done it already
+            self._sock.shutdown(_socket.SHUT_RDWR)
+        self.stop_accepting()
+
     def close(self) -> None:
         """Stop accepting, free the port, reset what is unfinished."""
-        self._closed = True
-        for timer in (self._retry, self._sweep):
-            if timer is not None:
-                timer.cancel()
-        self.poller.unwatch(self._sock.fileno())
-        self.poller.close_socket(self._sock)
-        if self._spare is not None:
-            self._spare.close()
+        self.stop_accepting()
+        if self._sweep is not None:
+            self._sweep.cancel()
         for connection in list(self._live):
             connection.abort()
 
@@ -150,6 +182,9 @@ class Listener:
             counters.connections_reset += 1
         elif how == conn.TIMED_OUT:
             counters.connections_timed_out += 1
+        if self._on_drained is not None and not self._live:
+            on_drained, self._on_drained = self._on_drained, None
+            on_drained()
 
     def _on_clients(self, _events: int = 0) -> None:
         for _ in range(_BATCH):

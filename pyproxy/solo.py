@@ -42,8 +42,10 @@ def serve(settings: Settings, sock: _socket.socket, log: Log, signals: Signals) 
     raise AssertionError("only a signal ends the loop")
 
 
-def start(poller: Poller, settings: Settings, sock: _socket.socket, log: Log) -> Listener | DatagramRelay:
-    """Begin to serve; the result owns `sock` and is closed by the caller."""
+def start(
+    poller: Poller, settings: Settings, sock: _socket.socket, log: Log, pipes: Pipes | None = None
+) -> Listener | DatagramRelay:
+    """Begin to serve; the result owns `sock` and is closed by the caller. `pipes` is for ports that share them."""
     port = settings.port
     backend = backend_address(port)
     if port.proto == UDP:
@@ -56,8 +58,8 @@ def start(poller: Poller, settings: Settings, sock: _socket.socket, log: Log) ->
             log=log,
         )
     if port.proto == TCP:
-        pipes = Pipes()
-        transport = Transport(TCP, lambda source, sink: StreamRelay(source, sink, pipes), half_close=True)
+        shared = pipes or Pipes()
+        transport = Transport(TCP, lambda source, sink: StreamRelay(source, sink, shared), half_close=True)
     else:
         # RFC 9260 section 9.2: SCTP has no half-closed state.
         transport = Transport(SCTP, MessageRelay, half_close=False)
