@@ -1,0 +1,38 @@
+"""The engine: one process that serves every published port of a host, behind the contract with dockerd.
+
+dockerd starts `bin/pyproxy-stub` for each port, a shell script that costs about 0.13 MB and waits. Follow one port:
+
+    rundir.py      the run directory: who may use it, and what lies in it
+    requests.py    the lines that stubs write                                  (pure)
+    stub.py        a stub, as the kernel shows it: is it what it says, and its descriptor 4
+    port.py        one published port being served
+    ports.py       all of them, by name and by stub
+    nudge.py       a signal that a shell may have missed
+    core.py        publish, unpublish, outlive
+    handover.py    the sockets go to a new engine, which takes over
+    control.py     HTTP on a UNIX socket: what is served, and how it goes
+    metrics.py     the same for Prometheus
+    notify.py      what systemd is told
+    command.py     `pyproxy engine`
+    client.py      `pyproxy ports`, `top` and `drain`
+    install.py     `pyproxy install` and `uninstall`
+
+The run directory has two FIFOs. Into `requests` stubs write one line each time: `serve`, `stop` or `solo`, the process
+id, and the command line they were started with. The engine answers by a signal: SIGUSR1 is yes, SIGUSR2 is no. To wait
+for it a stub starts `sleep` and waits for that, which POSIX has a trapped signal interrupt; no answer before the sleep
+has ended is the same as no. `alive` carries nothing: only engines hold its write end, stubs wait in `read`, and end of
+file tells every stub at once, whatever ended the engine, that there is none.
+
+Who decides what:
+
+- The stub alone answers dockerd, on descriptor 3, after the engine's yes. An engine that slept through a request can
+  therefore not answer a second time for a stub that has given up on it; and a port that cannot be had is reported by
+  pyproxy itself, which the stub then becomes.
+- A stub that becomes pyproxy writes `solo` first. The engine drops what it has of that port, if it ever wakes up.
+- Requests outlive the engine: a stub that finds its engine gone writes again into the FIFO it still holds open, and
+  the next engine finds the lines waiting there.
+- A stop is `stop`, then the engine's copy of the socket is closed, then the signal, then the stub's exit: dockerd may
+  give the port to somebody else at that moment.
+
+Needs nothing of `pyproxy`'s own but the data path, which knows nothing of it.
+"""

@@ -1,0 +1,144 @@
+"""`pyproxy engine`, in the foreground, for systemd or by hand; and the other subcommands' entrance.
+
+SIGTERM, SIGINT   stop: connections are reset, ports go over to processes of their own
+SIGHUP            upgrade: start the engine that is installed now, and hand over to it
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+from pyproxy import __version__
+from pyproxy.engine.core import Engine, Options
+from pyproxy.engine.handover import Handover, Takeover
+from pyproxy.engine.notify import tell_systemd
+from pyproxy.engine.rundir import EngineRunsError, RunDir, RunDirError, default_path
+from pyproxy.flags import LOOPS
+from pyproxy.log import Log
+from pyproxy.solo import new_loop, raise_descriptor_limit
+
+_ABOUT = """\
+Serve every published port of this host in one process. dockerd has to start pyproxy-stub, in docker-proxy's place
+(`pyproxy install` sets that up); ports whose containers are started from then on come here."""
+
+
+def main(arguments: list[str]) -> int:
+    """Run `pyproxy engine`; return the exit status, if it does not become the engine."""
+    options = _parse(arguments)
+    log = Log("engine")
+    try:
+        run_dir = RunDir(options.run_dir)
+        takeover = _become_the_one(run_dir, replace=options.replace)
+    except RunDirError as exc:
+        log.error(str(exc))
+        return 1
+    _serve(options, run_dir, takeover, log)
+
+
+def _parse(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser("pyproxy engine", description=_ABOUT)
+    parser.add_argument("--run-dir", type=Path, default=default_path(), metavar="DIR",
+                        help="where stubs and `pyproxy ports` find it (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--replace", action="store_true",
+                        help="take over from the engine that runs: no connection is refused, none is cut")  # fmt: skip
+    parser.add_argument("--drain", type=_seconds, default=30.0, metavar="S",
+                        help="what established connections get to end by themselves when another engine takes over,"
+                        " in seconds (default 30)")  # fmt: skip
+    parser.add_argument("--drain-unpublished", type=_seconds, default=0.0, metavar="S",
+                        help="the same when their port is unpublished; 0 resets them at once, as docker-proxy does"
+                        " (default 0)")  # fmt: skip
+    parser.add_argument("--loop", choices=LOOPS, default="auto", help="event loop (default auto: uvloop if installed)")
+    return parser.parse_args(arguments)
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < 1e9:
+        raise ValueError
+    return value
+
+
+def _become_the_one(run_dir: RunDir, *, replace: bool) -> Takeover | None:
+    """Get the lock, or else what the present engine serves, if that is wanted. RunDirError."""
+    try:
+        run_dir.lock()
+    except EngineRunsError:
+        if not replace:
+            raise
+        takeover = Takeover(run_dir)
+        takeover.begin()
+        return takeover
+    return None
+
+
+def _serve(options: argparse.Namespace, run_dir: RunDir, takeover: Takeover | None, log: Log) -> NoReturn:
+    raise_descriptor_limit()
+    loop = new_loop(options.loop)
+    asyncio.set_event_loop(loop)
+    engine = Engine(loop, run_dir, Options(options.drain, options.drain_unpublished), log)
+    loop.set_exception_handler(engine.report)
+    if takeover is not None:
+        takeover.serve_all(engine, log)
+        try:
+            takeover.finish()
+        except RunDirError as exc:
+            log.error(str(exc))
+            os._exit(1)
+    Handover(engine, log, let_go=lambda: None, over=lambda: os._exit(0))
+    upgrade = _Upgrade(loop, log)
+    loop.add_signal_handler(signal.SIGHUP, upgrade.begin)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, _stop, engine, log, signal.Signals(number).name)
+    engine.open(takeover.unread if takeover is not None else b"")
+    log.info(
+        f"version {__version__} serves {len(engine.ports)} ports"
+        + (", taken over from another engine" if takeover is not None else "")
+        + f"; requests come by {run_dir.path}"
+    )
+    tell_systemd("READY=1", f"MAINPID={os.getpid()}")
+    loop.run_forever()
+    raise AssertionError("only a signal ends the loop")
+
+
+def _stop(engine: Engine, log: Log, name: str) -> None:
+    log.info(
+        f"stopped by {name}: {engine.ports.live} live, {engine.ports.totals().summary()};"
+        f" {len(engine.ports)} ports go over to processes of their own, or to the next engine"
+    )
+    engine.leave()
+    tell_systemd("STOPPING=1")
+    os._exit(0)  # the kernel resets what is unfinished, and tells the stubs
+
+
+class _Upgrade:
+    """SIGHUP: another process of the same command line, which takes over. This one then ends, by `Handover`."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, log: Log) -> None:
+        self._loop = loop
+        self._log = log
+        self._task: asyncio.Task[None] | None = None
+
+    def begin(self) -> None:
+        if self._task is None:
+            self._task = self._loop.create_task(self._run())
+
+    async def _run(self) -> None:
+        # orig_argv and not argv: with the interpreter's own flags.
+        command = [sys.executable, *sys.orig_argv[1:]]
+        if "--replace" not in command:
+            command.append("--replace")
+        try:
+            process = await asyncio.create_subprocess_exec(*command)
+            status = await process.wait()
+        except OSError as exc:
+            self._log.error(f"no upgrade: {command[0]}: {exc}: this engine goes on")
+        else:
+            self._log.error(f"no upgrade: the new engine ended with status {status}: this one goes on")
+        finally:
+            self._task = None
