@@ -91,7 +91,7 @@ def _serve(options: argparse.Namespace, run_dir: RunDir, takeover: Takeover | No
             log.error(str(exc))
             os._exit(1)
     Handover(engine, log, let_go=lambda: None, over=lambda: os._exit(0))
-    upgrade = _Upgrade(loop, log)
+    upgrade = _Upgrade(engine, log)
     loop.add_signal_handler(signal.SIGHUP, upgrade.begin)
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, _stop, engine, log, signal.Signals(number).name)
@@ -109,7 +109,7 @@ def _serve(options: argparse.Namespace, run_dir: RunDir, takeover: Takeover | No
 def _stop(engine: Engine, log: Log, name: str) -> None:
     log.info(
         f"stopped by {name}: {engine.ports.live} live, {engine.ports.totals().summary()};"
-        f" {len(engine.ports)} ports go over to processes of their own, or to the next engine"
+        f" {len(engine.ports)} ports go over to the next engine, or to processes of their own"
     )
     engine.leave()
     tell_systemd("STOPPING=1")
@@ -119,14 +119,14 @@ def _stop(engine: Engine, log: Log, name: str) -> None:
 class _Upgrade:
     """SIGHUP: another process of the same command line, which takes over. This one then ends, by `Handover`."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, log: Log) -> None:
-        self._loop = loop
+    def __init__(self, engine: Engine, log: Log) -> None:
+        self._engine = engine
         self._log = log
         self._task: asyncio.Task[None] | None = None
 
     def begin(self) -> None:
-        if self._task is None:
-            self._task = self._loop.create_task(self._run())
+        if self._task is None and not self._engine.handed_off:
+            self._task = self._engine.loop.create_task(self._run())
 
     async def _run(self) -> None:
         # orig_argv and not argv: with the interpreter's own flags.

@@ -60,6 +60,7 @@ class Engine:
         self.poller = Poller(loop)
         self.ports = Ports()
         self.started = time.time()
+        self.handed_off = False  # another engine has everything; this one drains
         self.refused = 0  # requests that were answered no
         self._pipes = Pipes()
         self._nudges = Nudges(loop)
@@ -90,7 +91,8 @@ class Engine:
 
     def leave(self) -> None:
         """This engine ends: stubs look after their ports from here on (`os._exit` does the rest)."""
-        self.run_dir.withdraw()
+        if not self.handed_off:
+            self.run_dir.withdraw()
 
     def publish(self, settings: Settings, arguments: list[str]) -> Port:
         """Serve a port that no stub holds, and that ends with `unpublish` or the engine. StartError."""
@@ -151,6 +153,7 @@ class Engine:
         """Another engine serves all ports now, and is the one that stubs ask: let go of everything but the established
         connections. `on_drained` is called once they have ended, or had `drain_s`.
         """
+        self.handed_off = True
         for fd in (self._alive, self._requests, *self._reserve):
             os.close(fd)
         self.run_dir.close()

@@ -31,7 +31,7 @@ from pyproxy.flags import parse
 from pyproxy.log import Log
 
 # How long either side waits for the other's next word. An engine that hangs is one that --replace cannot replace.
-_PATIENCE_S = 10.0
+_PATIENCE_S = 5.0
 
 # A port's message: its arguments, which dockerd keeps to some hundred bytes.
 _MESSAGE_BYTES = 1 << 16
@@ -160,9 +160,7 @@ class Handover:
                 if await self._heard(sock) != b"serving":
                     raise ConnectionResetError("it ended in the middle")
             except OSError as exc:
-                self._log.error(
-                    f"another engine tried to take over, and failed: {exc or 'no answer'}: this one goes on"
-                )
+                self._log.error(f"another engine failed to take over ({exc or 'no answer'}): this one goes on")
                 if unread is not None:
                     self._engine.open(unread)
                 return
