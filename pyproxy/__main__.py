@@ -26,16 +26,16 @@ _STDOUT_FD = 1
 _STDERR_FD = 2
 
 # What is no flag: `engine` and those that speak with it or set it up. All else is dockerd's command line.
-_SUBCOMMANDS = ("engine",)
+_SUBCOMMANDS = ("engine", "ports", "top", "drain")
 
 
 def main() -> None:
     """Run pyproxy with the process's own arguments, descriptors and signals. Returns only after -help and -version."""
     _fill_standard_descriptors()
     if len(sys.argv) > 1 and sys.argv[1] in _SUBCOMMANDS:
-        from pyproxy.engine.command import main as run
+        from pyproxy.engine.dispatch import main as run
 
-        sys.exit(run(sys.argv[2:]))
+        sys.exit(run(sys.argv[1], sys.argv[2:]))
     status = parent.status_pipe()
     # dockerd may stop us the moment it has its answer, and death by signal is an error to it (moby: cmd.Wait).
     exit_on_stop()

@@ -13,6 +13,7 @@ dockerd starts `bin/pyproxy-stub` for each port, a shell script that costs about
     control.py     HTTP on a UNIX socket: what is served, and how it goes
     metrics.py     the same for Prometheus
     notify.py      what systemd is told
+    dispatch.py    which subcommand, and what it needs
     command.py     `pyproxy engine`
     client.py      `pyproxy ports`, `top` and `drain`
     install.py     `pyproxy install` and `uninstall`

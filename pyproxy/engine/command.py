@@ -1,4 +1,4 @@
-"""`pyproxy engine`, in the foreground, for systemd or by hand; and the other subcommands' entrance.
+"""`pyproxy engine`, in the foreground, for systemd or by hand.
 
 SIGTERM, SIGINT   stop: connections are reset, ports go over to processes of their own
 SIGHUP            upgrade: start the engine that is installed now, and hand over to it
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from pyproxy import __version__
+from pyproxy.engine.control import Control
 from pyproxy.engine.core import Engine, Options
 from pyproxy.engine.handover import Handover, Takeover
 from pyproxy.engine.notify import tell_systemd
@@ -53,6 +54,8 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--drain-unpublished", type=_seconds, default=0.0, metavar="S",
                         help="the same when their port is unpublished; 0 resets them at once, as docker-proxy does"
                         " (default 0)")  # fmt: skip
+    parser.add_argument("--metrics", type=_address, metavar="ADDRESS:PORT",
+                        help="serve /metrics to Prometheus there too; it is always on the control socket")  # fmt: skip
     parser.add_argument("--loop", choices=LOOPS, default="auto", help="event loop (default auto: uvloop if installed)")
     return parser.parse_args(arguments)
 
@@ -62,6 +65,13 @@ def _seconds(text: str) -> float:
     if not 0 <= value < 1e9:
         raise ValueError
     return value
+
+
+def _address(text: str) -> tuple[str, int]:
+    host, _, port = text.rpartition(":")
+    if not host or not 0 < int(port) < 65_536:
+        raise ValueError
+    return host.strip("[]"), int(port)
 
 
 def _become_the_one(run_dir: RunDir, *, replace: bool) -> Takeover | None:
@@ -90,7 +100,14 @@ def _serve(options: argparse.Namespace, run_dir: RunDir, takeover: Takeover | No
         except RunDirError as exc:
             log.error(str(exc))
             os._exit(1)
-    Handover(engine, log, let_go=lambda: None, over=lambda: os._exit(0))
+    control = Control(engine, options.metrics)
+    try:
+        loop.run_until_complete(control.start())
+    except OSError as exc:
+        log.error(f"no control API: {exc}: give another --metrics address, or see who has it: ss -lnpt")
+        if takeover is None:
+            os._exit(1)  # else there are ports to serve, and nobody to give them back to
+    Handover(engine, log, let_go=control.stop, over=lambda: os._exit(0))
     upgrade = _Upgrade(engine, log)
     loop.add_signal_handler(signal.SIGHUP, upgrade.begin)
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -18,7 +18,7 @@ import contextlib
 import json
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -124,9 +124,13 @@ class Takeover:
 
 
 class Handover:
-    """The present engine's side. `over` is called when another engine has taken over and the drain is done."""
+    """The present engine's side. `let_go` has to free the addresses that both need; `over` is called when another
+    engine has taken over and the drain is done.
+    """
 
-    def __init__(self, engine: Engine, log: Log, let_go: Callable[[], None], over: Callable[[], None]) -> None:
+    def __init__(
+        self, engine: Engine, log: Log, let_go: Callable[[], Awaitable[None]], over: Callable[[], None]
+    ) -> None:
         self._engine = engine
         self._log = log
         self._let_go = let_go
@@ -169,7 +173,7 @@ class Handover:
             self._engine.loop.remove_reader(self._listener)
             self._listener.close()
             live = self._engine.ports.live
-            self._let_go()
+            await self._let_go()
             self._engine.hand_off(self._over)
             with contextlib.suppress(OSError):
                 sock.send(b"yours")

@@ -1,0 +1,219 @@
+"""The control API: HTTP with JSON on the UNIX socket `control` of the run directory.
+
+    GET    /health                            version, process id, since when, how many ports
+    GET    /ports                             all ports, each with its totals
+    GET    /ports/PROTO/ADDRESS               one: /ports/tcp/0.0.0.0:80
+    GET    /ports/PROTO/ADDRESS/connections   its live connections
+    GET    /connections                       those of all ports
+    GET    /totals                            of all ports since the engine's start, closed ones included
+    POST   /ports                             publish: {"host_port": 80, "container_ip": ...}, named as the flags are
+    DELETE /ports/PROTO/ADDRESS               unpublish what was published so
+    POST   /drain                             {"port": "80"}, "80/tcp" or a name: refuse new clients
+    GET    /metrics                           for Prometheus; the only one that is on a TCP address too, if asked
+
+Errors are {"error": text}: 400 for what cannot be read, 404 for no such port, 409 for what cannot be done. Who may
+speak with it: who may enter the run directory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import socket
+from typing import Any
+
+from aiohttp import web
+
+from pyproxy import __version__
+from pyproxy.engine.core import Engine
+from pyproxy.engine.metrics import CONTENT_TYPE, snapshot, text_of
+from pyproxy.engine.port import Port
+from pyproxy.engine.stub import StubError
+from pyproxy.errors import StartError
+from pyproxy.flags import parse
+from pyproxy.published import UDP
+
+# A request for publishing one port is some hundred bytes.
+_REQUEST_BYTES = 1 << 14
+
+
+class Control:
+    """Serves from `start` to `stop`. `metrics`: a TCP address for /metrics alone, or None."""
+
+    def __init__(self, engine: Engine, metrics: tuple[str, int] | None = None) -> None:
+        self._engine = engine
+        self._metrics = metrics
+        self._runners: list[web.AppRunner] = []
+        self._sites: list[web.BaseSite] = []
+
+    async def start(self) -> None:
+        """Listen. OSError if an address cannot be had."""
+        app = web.Application(client_max_size=_REQUEST_BYTES, middlewares=[_errors_as_json])
+        app.add_routes(
+            [
+                web.get("/health", self._health),
+                web.get("/ports", self._list),
+                web.post("/ports", self._publish),
+                web.get("/ports/{proto}/{address}", self._one),
+                web.delete("/ports/{proto}/{address}", self._unpublish),
+                web.get("/ports/{proto}/{address}/connections", self._connections_of_one),
+                web.get("/connections", self._connections),
+                web.get("/totals", self._totals),
+                web.post("/drain", self._drain),
+                web.get("/metrics", self._prometheus),
+            ]
+        )
+        path = str(self._engine.run_dir.path / "control")
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)  # that of an engine that has gone, or that we have taken over from
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        sock.bind(path)
+        await self._serve(app, lambda runner: web.SockSite(runner, sock))
+        if self._metrics is not None:
+            host, port = self._metrics
+            alone = web.Application()
+            alone.add_routes([web.get("/metrics", self._prometheus)])
+            await self._serve(alone, lambda runner: web.TCPSite(runner, host, port))
+
+    async def stop(self) -> None:
+        """Listen no more: another engine needs the addresses. Who is connected gets an answer still."""
+        for site in self._sites:
+            await site.stop()
+
+    async def _serve(self, app: web.Application, site_of: Any) -> None:
+        runner = web.AppRunner(app, access_log=None, handle_signals=False)
+        await runner.setup()
+        self._runners.append(runner)
+        site = site_of(runner)
+        await site.start()
+        self._sites.append(site)
+
+    def _port(self, request: web.Request) -> Port:
+        name = f"{request.match_info['proto']}/{request.match_info['address']}"
+        if (port := self._engine.ports.named(name)) is None:
+            raise _answer(web.HTTPNotFound, f"no port {name}: see `pyproxy ports`")
+        return port
+
+    async def _health(self, _request: web.Request) -> web.Response:
+        engine = self._engine
+        return web.json_response(
+            {
+                "status": "ok",
+                "version": __version__,
+                "pid": os.getpid(),
+                "since": engine.started,
+                "ports": len(engine.ports),
+                "draining": len(engine.ports.leaving),
+                "requests_refused": engine.refused,
+                "requests_garbage": engine.garbage,
+            }
+        )
+
+    async def _list(self, _request: web.Request) -> web.Response:
+        return web.json_response({"ports": [port.describe() for port in self._engine.ports]})
+
+    async def _one(self, request: web.Request) -> web.Response:
+        return web.json_response(self._port(request).describe())
+
+    async def _connections_of_one(self, request: web.Request) -> web.Response:
+        return web.json_response({"connections": list(_connections(self._port(request)))})
+
+    async def _connections(self, _request: web.Request) -> web.Response:
+        ports = self._engine.ports
+        found = [found for port in (*ports, *ports.leaving) for found in _connections(port)]
+        return web.json_response({"connections": found})
+
+    async def _totals(self, _request: web.Request) -> web.Response:
+        ports = self._engine.ports
+        totals = ports.totals()
+        moved = {name: getattr(totals, name) for name in totals.__slots__}
+        return web.json_response({"ports": len(ports), "live": ports.live, "totals": moved})
+
+    async def _publish(self, request: web.Request) -> web.Response:
+        wanted = await _body(request)
+        arguments = [f"-{name.replace('_', '-')}={_text(value)}" for name, value in wanted.items()]
+        try:
+            settings = parse(arguments)
+            if settings.wants != "serve":
+                raise StartError("that asks for no port: give host_port, container_ip and container_port")
+        except StartError as exc:
+            raise _answer(web.HTTPBadRequest, str(exc)) from exc
+        try:
+            port = self._engine.publish(settings, arguments)
+        except StartError as exc:
+            raise _answer(web.HTTPConflict, str(exc)) from exc
+        return web.json_response(port.describe(), status=201)
+
+    async def _unpublish(self, request: web.Request) -> web.Response:
+        port = self._port(request)
+        if port.pid is not None:
+            raise _answer(web.HTTPConflict, f"{port.name} is held by process {port.pid}: stop the container instead")
+        described = port.describe()
+        self._engine.unpublish(port, "by the control API")
+        return web.json_response(described)
+
+    async def _drain(self, request: web.Request) -> web.Response:
+        wanted = (await _body(request)).get("port")
+        found = self._engine.ports.find(str(wanted))
+        if not found:
+            raise _answer(web.HTTPNotFound, f"no port {wanted}: see `pyproxy ports`")
+        # A number may be a TCP port's and a UDP port's; only a UDP port alone is a mistake.
+        tcp = [port for port in found if port.published.proto != UDP] or found
+        try:
+            for port in tcp:
+                self._engine.drain(port)
+        except StubError as exc:
+            raise _answer(web.HTTPConflict, str(exc)) from exc
+        return web.json_response({"ports": [port.describe() for port in tcp]})
+
+    async def _prometheus(self, _request: web.Request) -> web.Response:
+        # Ten thousand ports are half a second of formatting: not in the data path's thread.
+        text = await asyncio.to_thread(text_of, snapshot(self._engine))
+        return web.Response(body=text, headers={"Content-Type": CONTENT_TYPE})
+
+
+def _connections(port: Port) -> Any:
+    """A port's live connections, in bytes, as dictionaries."""
+    for connection in port.connections():
+        address = connection.client_address
+        if address is not None:
+            yield {
+                "port": port.name,
+                "client_ip": address[0],
+                "client_port": address[1],
+                "bytes_up": connection.moved_up,
+                "bytes_down": connection.moved_down,
+                "state": "dialing" if connection.dialing else "half-closed" if connection.half_closed else "open",
+            }
+
+
+async def _body(request: web.Request) -> dict[str, Any]:
+    try:
+        found = json.loads(await request.text())
+    except ValueError as exc:
+        raise _answer(web.HTTPBadRequest, f"the request's body is not JSON: {exc}") from exc
+    if not isinstance(found, dict):
+        raise _answer(web.HTTPBadRequest, "the request's body is not a JSON object")
+    return found
+
+
+def _text(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _answer(kind: type[web.HTTPError], text: str) -> web.HTTPError:
+    return kind(text=json.dumps({"error": text}), content_type="application/json")
+
+
+@web.middleware
+async def _errors_as_json(request: web.Request, handler: Any) -> web.StreamResponse:
+    try:
+        response: web.StreamResponse = await handler(request)
+    except web.HTTPError as exc:
+        if exc.content_type == "application/json":
+            raise
+        error = {"error": f"{request.method} {request.path}: {exc.reason.lower()}"}
+        return web.json_response(error, status=exc.status)
+    return response
