@@ -1,4 +1,7 @@
-"""Under a real dockerd, in docker-proxy's place: publish, exchange, stop, restart, and what its user reads."""
+"""Under a real dockerd, in docker-proxy's place: publish, exchange, stop, restart, and what its user reads.
+
+All of it twice: with pyproxy, and with the stub before an engine.
+"""
 
 from __future__ import annotations
 
@@ -11,18 +14,20 @@ import pytest
 
 from tests.lab.namespaces import CommandError, WorldError
 from tests.support.dockerd import IMAGE, Dockerd
+from tests.support.engine import STUB, is_stub
 from tests.support.proxy import PROGRAM
 
 # One exchange: nc -l says a line, notes one, and ends; then the next.
 SERVE = "while true; do echo to the client | nc -l -p 1234; done"
 
 
-@pytest.fixture(scope="module")
-def dockerd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dockerd]:
+@pytest.fixture(scope="module", params=["pyproxy", "the stub, and an engine"])
+def dockerd(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dockerd]:
+    with_engine = request.param != "pyproxy"
     link = tmp_path_factory.mktemp("bin") / "docker-proxy"
-    link.symlink_to(PROGRAM)
+    link.symlink_to(STUB if with_engine else PROGRAM)
     try:
-        world = Dockerd(str(link))
+        world = Dockerd(str(link), engine=with_engine)
     except WorldError as exc:
         pytest.skip(str(exc))
     with world:
@@ -57,7 +62,8 @@ def tell(dockerd: Dockerd, address: str, port: int = 1234, message: str = "to th
 def test_a_published_port_is_reached_from_everywhere(dockerd: Dockerd, containers: list[str]) -> None:
     run(dockerd, containers, "daemon1", "--network", "inetwork", "-p", "1234:1234")
     assert set(dockerd.docker("port", "daemon1").splitlines()) == {"1234/tcp -> 0.0.0.0:1234", "1234/tcp -> :::1234"}
-    [(_, ipv4), (_, ipv6)] = dockerd.proxies()
+    [(pid4, ipv4), (pid6, ipv6)] = dockerd.proxies()
+    assert is_stub(pid4) == is_stub(pid6) == dockerd.has_engine
     assert ipv4.startswith("-proto tcp -host-ip 0.0.0.0 -host-port 1234 -container-ip 172.")
     assert ipv6.startswith("-proto tcp -host-ip :: -host-port 1234 -container-ip 172.")
     for address in ("127.0.0.1", "::1", "10.0.0.27"):
@@ -137,6 +143,22 @@ def test_a_container_that_refuses_resets_the_client(dockerd: Dockerd, containers
     client = "import socket; socket.create_connection(('127.0.0.1', 1234)).recv(1)"
     with pytest.raises(CommandError, match="ConnectionResetError"):
         dockerd.run(sys.executable, "-c", client)
+
+
+def test_the_engine_may_be_replaced_or_die_meanwhile(dockerd: Dockerd, containers: list[str]) -> None:
+    if not dockerd.has_engine:
+        pytest.skip("there is no engine")
+    run(dockerd, containers, "daemon1", "-p", "1234:1234")
+    for arguments in (["--replace"], []):
+        if not arguments:
+            dockerd.run("sh", "-c", "kill -KILL $(cat /run/pyproxy/pid)")
+        dockerd.start_engine(*arguments)
+        # Until the new engine has its ports, whoever comes is refused, or cut off.
+        client = f"until echo x | nc -N -w 5 127.0.0.1 1234 | grep -q 'to the client'; do :; done; {PROGRAM} ports"
+        assert "tcp/0.0.0.0:1234" in dockerd.run("timeout", "10", "sh", "-c", client)
+    assert all(is_stub(pid) for pid, _ in dockerd.proxies())
+    dockerd.docker("restart", "-t", "0", "daemon1")
+    assert tell(dockerd, "127.0.0.1") == "to the client"
 
 
 def test_no_proxy_outlives_dockerd(dockerd: Dockerd, containers: list[str]) -> None:

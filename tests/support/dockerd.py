@@ -11,6 +11,7 @@ import tarfile
 from pathlib import Path
 
 from tests.lab.namespaces import CommandError, World, WorldError
+from tests.support.proxy import PROGRAM
 
 IMAGE = "busybox"
 _APPLETS = ["sh", "nc", "cat", "sleep", "echo", "mkfifo", "seq"]
@@ -36,7 +37,7 @@ def find(program: str) -> str | None:
 class Dockerd(World):
     """dockerd on the host machine of a private world; `docker` runs its client. WorldError says why it cannot be."""
 
-    def __init__(self, proxy: str) -> None:
+    def __init__(self, proxy: str, *, engine: bool = False) -> None:
         if os.geteuid() != 0:
             raise WorldError("dockerd takes root")
         for program in ("dockerd", "containerd", "runc", "docker", "iptables", "busybox"):
@@ -44,7 +45,10 @@ class Dockerd(World):
                 raise WorldError(f"no {program} here: `make test` as root installs it on Debian and Ubuntu")
         self._group = f"pyproxy-test-{os.getpid()}"
         super().__init__(own_processes=True)
+        self.has_engine = engine
         try:
+            if engine:
+                self.start_engine()
             self._boot(proxy)
         except CommandError as exc:
             self.__exit__()
@@ -56,6 +60,15 @@ class Dockerd(World):
         for group in sorted(Path("/sys/fs/cgroup").glob(f"**/{self._group}/**/"), reverse=True):
             with contextlib.suppress(OSError):
                 group.rmdir()
+
+    def start_engine(self, *arguments: str) -> None:
+        """Start an engine, as an administrator would; it serves when this returns."""
+        engine = self.start(PROGRAM, "engine", *arguments)
+        assert engine.stderr is not None
+        said = ""
+        while "requests come by" not in (line := engine.stderr.readline()):
+            said += line
+            assert line, f"the engine did not start: {said}"
 
     def docker(self, *arguments: str) -> str:
         """Run the client; CommandError carries what a user would read."""
