@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from pyproxy.engine.client import ClientError, ask
 from tests.support.engine import (
     SHELLS,
     STUB,
@@ -39,6 +40,9 @@ NOWHERE = (LOCAL, 9)  # a container that is never spoken to
 # The promises of how long a stub waits for an engine: what it does without an answer, and when one has died.
 HANGS_S = 5.0
 RECOVERS_S = 2.0
+
+# After the last of a new stub's nudges (`nudge.py`).
+NUDGED_S = 3.3
 
 
 @pytest.fixture
@@ -202,28 +206,28 @@ def test_the_port_is_free_the_moment_the_stub_is_gone(engine: Engine, shell: str
                 socket.create_server(address).close()
 
 
-def test_unpublishing_resets_connections_unless_they_are_given_time(run_dir: Path) -> None:
-    for flags, kept in (((), False), (("--drain-unpublished", "30"), True)):
-        with (
-            running_engine(run_dir, *flags) as engine,
-            serving(echo) as backend,
-            stub("sh", address := free(), backend) as child,
-            socket.create_connection(address, timeout=PATIENCE_S)
-            if child.first_answer()
-            else socket.socket() as client,
-        ):
-            client.sendall(b"x")
-            assert client.recv(1) == b"x"
-            assert child.stop() == 0
-            with pytest.raises(ConnectionRefusedError):
-                socket.create_connection(address)
-            if kept:
-                client.sendall(b"y")
-                assert client.recv(1) == b"y"
-            else:
-                with pytest.raises(ConnectionResetError):
-                    client.recv(1)
-            engine.await_line("unpublished, stopped")
+@pytest.mark.parametrize(("flags", "kept"), [([], False), (["--drain-unpublished", "30"], True)])
+def test_unpublishing_resets_connections_unless_they_are_given_time(
+    run_dir: Path, flags: list[str], kept: bool
+) -> None:
+    with contextlib.ExitStack() as stack:
+        engine = stack.enter_context(running_engine(run_dir, *flags))
+        backend = stack.enter_context(serving(echo))
+        child = stack.enter_context(stub("sh", address := free(), backend))
+        assert child.first_answer() == b"0\n"
+        client = stack.enter_context(socket.create_connection(address, timeout=PATIENCE_S))
+        client.sendall(b"x")
+        assert client.recv(1) == b"x"
+        assert child.stop() == 0
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(address)
+        if kept:
+            client.sendall(b"y")
+            assert client.recv(1) == b"y"
+        else:
+            with pytest.raises(ConnectionResetError):
+                client.recv(1)
+        engine.await_line("unpublished, stopped")
 
 
 def test_a_killed_stub_takes_its_port_along(engine: Engine, shell: str) -> None:
@@ -502,6 +506,32 @@ def test_descriptors_per_port_and_none_left_over(engine: Engine) -> None:
         assert child.stop() == 0
         child.close()
     _until(lambda: engine.descriptors() == before)
+
+
+def test_an_idle_engine_sleeps(engine: Engine, run_dir: Path) -> None:
+    """Ports with clients, a reader of the control API and of the figures have been there: none leaves a timer."""
+
+    def wake_ups() -> int:
+        tasks = Path(f"/proc/{engine.pid}/task").iterdir()
+        lines = [line for task in tasks for line in (task / "status").read_text().splitlines()]
+        return sum(int(line.split()[1]) for line in lines if "ctxt_switches" in line)
+
+    with serving(echo) as backend, stub("sh", address := free(), backend) as child, socket.socket() as client:
+        assert child.first_answer() == b"0\n"
+        client.settimeout(PATIENCE_S)
+        client.connect(address)
+        client.sendall(b"x")
+        assert client.recv(1) == b"x"
+        assert exchange_tcp(address) == b"over and back"
+        ask(run_dir, "GET", "/connections")
+        with pytest.raises(ClientError):  # it is no JSON, but it has been made
+            ask(run_dir, "GET", "/metrics")
+        # Not a wait for an event: that there is none is what is measured. The nudges come first, to their end.
+        time.sleep(NUDGED_S)
+        before = wake_ups()
+        time.sleep(1.0)
+        assert wake_ups() == before
+        assert child.stop() == 0
 
 
 def test_the_solo_path_imports_nothing_of_the_engine() -> None:

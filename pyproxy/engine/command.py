@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import os
 import signal
 import sys
@@ -20,7 +21,7 @@ from pyproxy.engine.core import Engine, Options
 from pyproxy.engine.handover import Handover, Takeover
 from pyproxy.engine.notify import tell_systemd
 from pyproxy.engine.rundir import EngineRunsError, RunDir, RunDirError, default_path
-from pyproxy.flags import LOOPS
+from pyproxy.flags import DEFAULT_BUSY_POLL_US, LOOPS
 from pyproxy.log import Log
 from pyproxy.solo import new_loop, raise_descriptor_limit
 
@@ -56,6 +57,9 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
                         " (default 0)")  # fmt: skip
     parser.add_argument("--metrics", type=_address, metavar="ADDRESS:PORT",
                         help="serve /metrics to Prometheus there too; it is always on the control socket")  # fmt: skip
+    parser.add_argument("--busy-poll", type=int, default=DEFAULT_BUSY_POLL_US, metavar="USEC",
+                        help="look for more to do for this long before sleeping, while answers come that fast; 0: never"
+                        " (default %(default)s)")  # fmt: skip
     parser.add_argument("--loop", choices=LOOPS, default="auto", help="event loop (default auto: uvloop if installed)")
     return parser.parse_args(arguments)
 
@@ -91,7 +95,7 @@ def _serve(options: argparse.Namespace, run_dir: RunDir, takeover: Takeover | No
     raise_descriptor_limit()
     loop = new_loop(options.loop)
     asyncio.set_event_loop(loop)
-    engine = Engine(loop, run_dir, Options(options.drain, options.drain_unpublished), log)
+    engine = Engine(loop, run_dir, Options(options.drain, options.drain_unpublished, options.busy_poll / 1e6), log)
     loop.set_exception_handler(engine.report)
     if takeover is not None:
         takeover.serve_all(engine, log)
@@ -119,6 +123,9 @@ def _serve(options: argparse.Namespace, run_dir: RunDir, takeover: Takeover | No
         + f"; requests come by {run_dir.path}"
     )
     tell_systemd("READY=1", f"MAINPID={os.getpid()}")
+    # What has been imported stays: the collector, which a high rate of connections keeps busy, need not look at it.
+    gc.collect()
+    gc.freeze()
     loop.run_forever()
     raise AssertionError("only a signal ends the loop")
 

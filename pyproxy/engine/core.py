@@ -42,11 +42,13 @@ _RESERVED = 2
 
 class Options(NamedTuple):
     """Seconds. `drain_s`: what established connections get when another engine takes over. `drain_unpublished_s`: what
-    they get when their port is unpublished; 0 resets them at once, as docker-proxy does.
+    they get when their port is unpublished; 0 resets them at once, as docker-proxy does. `busy_poll_s` is
+    the poller's.
     """
 
     drain_s: float = 30.0
     drain_unpublished_s: float = 0.0
+    busy_poll_s: float = 0.0
 
 
 class Engine:
@@ -57,7 +59,7 @@ class Engine:
         self.run_dir = run_dir
         self.options = options
         self.log = log
-        self.poller = Poller(loop)
+        self.poller = Poller(loop, options.busy_poll_s)
         self.ports = Ports()
         self.started = time.time()
         self.handed_off = False  # another engine has everything; this one drains
