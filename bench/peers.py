@@ -65,6 +65,11 @@ class Peer:
     def before(self, world: BenchWorld, proto: str, container_port: int) -> Iterator[Running]:
         raise NotImplementedError
 
+    @contextlib.contextmanager
+    def beside(self) -> Iterator[list[psutil.Process]]:
+        """What `command` needs to run already, outside of the world, and what its memory is counted with."""
+        yield []
+
 
 class Direct(Peer):
     """No proxy: the client speaks to the container, by way of the host's forwarding."""
@@ -145,6 +150,52 @@ class DockerProxyLike(Program):
             if process.stdout.readline() != "0\n":
                 raise LoadError(f"{self.name} did not start: {process.stdout.read().strip()}")
             yield Running((HOST_IP, HOST_PORT), [psutil.Process(process.pid)])
+
+
+class Stub(DockerProxyLike):
+    """pyproxy's stub, before an engine."""
+
+    def __init__(self, name: str, stub: str, engine: Sequence[str]) -> None:
+        super().__init__(name, [stub], version_flag="-v")
+        self._engine = list(engine)
+
+    @contextlib.contextmanager
+    def before(self, world: BenchWorld, proto: str, container_port: int) -> Iterator[Running]:
+        with _run_dir() as folder, ended(world, self._command(folder), stderr=subprocess.PIPE) as engine:
+            _wait_for_engine(engine)
+            with super().before(world, proto, container_port) as running:
+                yield Running(running.address, [*running.processes, psutil.Process(engine.pid)])
+
+    @contextlib.contextmanager
+    def beside(self) -> Iterator[list[psutil.Process]]:
+        with _run_dir() as folder:
+            engine = subprocess.Popen(self._command(folder), stderr=subprocess.PIPE, text=True)
+            try:
+                _wait_for_engine(engine)
+                yield [psutil.Process(engine.pid)]
+            finally:
+                engine.kill()
+                engine.communicate()
+
+    def _command(self, folder: Path) -> list[str]:
+        return [*self._engine, "--run-dir", str(folder)]
+
+
+@contextlib.contextmanager
+def _run_dir() -> Iterator[Path]:
+    """An engine's run directory, which stubs find by the environment."""
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["PYPROXY_RUN_DIR"] = folder
+        try:
+            yield Path(folder)
+        finally:
+            del os.environ["PYPROXY_RUN_DIR"]
+
+
+def _wait_for_engine(engine: subprocess.Popen[str]) -> None:
+    assert engine.stderr is not None
+    if "requests come by" not in (said := engine.stderr.readline()):
+        raise LoadError(f"the engine did not start: {said + engine.stderr.read()}")
 
 
 class Socat(Program):
@@ -238,6 +289,7 @@ def known_peers() -> list[Peer]:
         Direct("direct"),
         Dnat("dnat"),
         DockerProxyLike("pyproxy-asyncio", [pyproxy, "-loop=asyncio"]),
+        Stub("pyproxy-engine", f"{pyproxy}-stub", [pyproxy, "engine"]),
         Nginx("nginx"),
         Haproxy("haproxy"),
         Socat("socat"),
@@ -255,9 +307,9 @@ NOT_MEASURED = {
 
 
 @contextlib.contextmanager
-def ended(world: BenchWorld, words: Sequence[str]) -> Iterator[subprocess.Popen[str]]:
+def ended(world: BenchWorld, words: Sequence[str], stderr: int = subprocess.DEVNULL) -> Iterator[subprocess.Popen[str]]:
     """A process on the host for the time of the block; it and its children are gone afterwards, and the port free."""
-    process = world.start(*words, on=HOST, stderr=subprocess.DEVNULL)
+    process = world.start(*words, on=HOST, stderr=stderr)
     try:
         yield process
     finally:
@@ -270,8 +322,9 @@ def ended(world: BenchWorld, words: Sequence[str]) -> Iterator[subprocess.Popen[
                     child.kill()
         process.kill()
         process.wait()
-        if process.stdout is not None:
-            process.stdout.close()
+        for stream in (process.stdout, process.stderr):
+            if stream is not None:
+                stream.close()
         world.forget(process)
 
 

@@ -309,12 +309,13 @@ def _start(peer: Peer, seconds: float) -> Figures:
     assert peer.command is not None
     took: list[float] = []
     empty: list[float] = []
-    end = time.perf_counter() + seconds
-    while time.perf_counter() < end or len(took) < 20:
-        before = time.perf_counter()
-        pid = _spawn(peer.command)
-        took.append(1e3 * (time.perf_counter() - before))
-        _end([pid])
+    with peer.beside():
+        end = time.perf_counter() + seconds
+        while time.perf_counter() < end or len(took) < 20:
+            before = time.perf_counter()
+            pid = _spawn(peer.command)
+            took.append(1e3 * (time.perf_counter() - before))
+            _end([pid])
         before = time.perf_counter()
         # What any program in Python must spend, as a yardstick of the machine: nothing imported, nothing done.
         os.waitpid(os.posix_spawn(sys.executable, [sys.executable, "-I", "-S", "-c", "pass"], os.environ), 0)
@@ -332,14 +333,15 @@ def _publish(ports: int) -> Callable[[Peer, float], Figures]:
     def measure(peer: Peer, seconds: float) -> Figures:
         assert peer.command is not None
         pids: list[int] = []
-        try:
-            before = time.perf_counter()
-            for _ in range(ports):
-                pids.append(_spawn(peer.command))
-            took = time.perf_counter() - before
-            used = usage.memory([psutil.Process(pid) for pid in pids])
-        finally:
-            _end(pids)
+        with peer.beside() as others:
+            try:
+                before = time.perf_counter()
+                for _ in range(ports):
+                    pids.append(_spawn(peer.command))
+                took = time.perf_counter() - before
+                used = usage.memory([*others, *(psutil.Process(pid) for pid in pids)])
+            finally:
+                _end(pids)
         return {
             "publish_s": took,
             "pss_each": used.pss / ports,
