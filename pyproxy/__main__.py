@@ -26,7 +26,7 @@ _STDOUT_FD = 1
 _STDERR_FD = 2
 
 # What is no flag: `engine` and those that speak with it or set it up. All else is dockerd's command line.
-_SUBCOMMANDS = ("engine", "ports", "top", "drain")
+_SUBCOMMANDS = ("engine", "ports", "top", "drain", "install", "uninstall")
 
 
 def main() -> None:

@@ -17,6 +17,8 @@ dockerd starts `bin/pyproxy-stub` for each port, a shell script that costs about
     command.py     `pyproxy engine`
     client.py      `pyproxy ports`, `top` and `drain`
     install.py     `pyproxy install` and `uninstall`
+    unit.py        the systemd unit                                            (pure)
+    daemonjson.py  one key of dockerd's configuration                          (pure)
 
 The run directory has two FIFOs. Into `requests` stubs write one line each time: `serve`, `stop` or `solo`, the process
 id, and the command line they were started with. The engine answers by a signal: SIGUSR1 is yes, SIGUSR2 is no. To wait

@@ -104,9 +104,19 @@ def _serve(options: argparse.Namespace, run_dir: RunDir, takeover: Takeover | No
         except RunDirError as exc:
             log.error(str(exc))
             os._exit(1)
+    # What has been imported stays: the collector, which a high rate of connections keeps busy, need not look at it.
+    gc.collect()
+    gc.freeze()
+    # All the rest inside the loop: uvloop loses a signal that comes while it does not run.
+    loop.run_until_complete(_run(engine, options, takeover, log))
+    raise AssertionError("only a signal ends the loop")
+
+
+async def _run(engine: Engine, options: argparse.Namespace, takeover: Takeover | None, log: Log) -> None:
+    loop = engine.loop
     control = Control(engine, options.metrics)
     try:
-        loop.run_until_complete(control.start())
+        await control.start()
     except OSError as exc:
         log.error(f"no control API: {exc}: give another --metrics address, or see who has it: ss -lnpt")
         if takeover is None:
@@ -120,14 +130,10 @@ def _serve(options: argparse.Namespace, run_dir: RunDir, takeover: Takeover | No
     log.info(
         f"version {__version__} serves {len(engine.ports)} ports"
         + (", taken over from another engine" if takeover is not None else "")
-        + f"; requests come by {run_dir.path}"
+        + f"; requests come by {engine.run_dir.path}"
     )
     tell_systemd("READY=1", f"MAINPID={os.getpid()}")
-    # What has been imported stays: the collector, which a high rate of connections keeps busy, need not look at it.
-    gc.collect()
-    gc.freeze()
-    loop.run_forever()
-    raise AssertionError("only a signal ends the loop")
+    await loop.create_future()  # for ever
 
 
 def _stop(engine: Engine, log: Log, name: str) -> None:

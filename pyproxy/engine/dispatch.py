@@ -24,6 +24,10 @@ def _run(name: str, arguments: list[str]) -> int:
         from pyproxy.engine import command
 
         return command.main(arguments)
+    if name in ("install", "uninstall"):
+        from pyproxy.engine import install
+
+        return install.COMMANDS[name](arguments)
     from pyproxy.engine import client
 
     return client.main(name, arguments)
