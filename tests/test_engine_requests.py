@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyproxy.engine.requests import PIPE_BUF, SERVE, SOLO, STOP, Reader, Request, settle
+from pyproxy.engine.requests import PIPE_BUF, SERVE, SOLO, STOP, Reader, Request, line_of, settle
 
 
 @pytest.mark.parametrize(
@@ -40,15 +40,23 @@ def test_a_request_arrives_after_any_garbage_in_any_pieces(garbage: list[bytes],
     reader = Reader()
     found = [request for at in range(0, len(stream), size) for request in reader.feed(stream[at : at + size])]
     assert found[-1] == Request(SERVE, 7, b"/bin/stub")
-    assert len(reader.rest) < PIPE_BUF
+    assert len(reader.take_rest()) < PIPE_BUF
 
 
 def test_a_line_that_never_ends_takes_no_memory() -> None:
     reader = Reader()
     for _ in range(1000):
         assert reader.feed(b"x" * 65_536) == []
-        assert len(reader.rest) < PIPE_BUF
     assert reader.garbage == 1
+    assert len(reader.take_rest()) < PIPE_BUF
+
+
+def test_what_one_reader_leaves_another_goes_on_with() -> None:
+    first, second = Reader(), Reader()
+    [request] = first.feed(b"serve 7 /bin/stub\nstop 8 /bi")
+    assert second.feed(line_of(request) + first.take_rest()) == [request]
+    assert second.feed(b"n/stub\n") == [Request(STOP, 8, b"/bin/stub")]
+    assert first.take_rest() == b""
 
 
 def serve(pid: int) -> Request:

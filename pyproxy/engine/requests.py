@@ -42,10 +42,10 @@ class Reader:
         self._skipping = False  # in a line that has grown too long
         self.garbage = 0
 
-    @property
-    def rest(self) -> bytes:
-        """The start of a line that is not complete yet."""
-        return self._rest
+    def take_rest(self) -> bytes:
+        """Return the start of a line that is not complete yet, and forget it."""
+        rest, self._rest = self._rest, b""
+        return rest
 
     def feed(self, data: bytes) -> list[Request]:
         """Return the requests that `data` completes."""
@@ -64,6 +64,11 @@ class Reader:
             self.garbage += not self._skipping
             self._skipping = True
         return found
+
+
+def line_of(request: Request) -> bytes:
+    """The line that a stub would write."""
+    return b"%s %d %s\n" % (request.verb.encode(), request.pid, request.command)
 
 
 def settle(requests: list[Request]) -> list[Request]:
