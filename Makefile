@@ -23,6 +23,7 @@ lint: $(DEV)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	if command -v shellcheck >/dev/null; then shellcheck bin/pyproxy-stub; fi
 
 format: $(DEV)
 	$(BIN)/ruff check --fix
@@ -48,14 +49,15 @@ bench-deps: $(DEV) $(DOCKER) build/peers
 
 install: $(INSTALLED)
 
-$(INSTALLED): pyproject.toml
+# bin/ is copied, and not linked to, even by an editable installation.
+$(INSTALLED): pyproject.toml $(wildcard bin/*)
 	scripts/system-packages lab
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) .
 	touch $@
 
 $(DEV): $(INSTALLED)
-	$(PIP) '.[test,lint,bench]'
+	$(PIP) '.[engine,test,lint,bench]'
 	touch $@
 
 # A dockerd, and the proxies that others make, for tests and benchmark: unpacked, not installed.

@@ -23,7 +23,8 @@ Follow one byte. The files, in the order in which it meets them:
     log.py         where messages go: stderr, or the system log
     errors.py      why a proxy could not start
 
-`__main__.py` ties them together. Until dockerd has its answer nothing heavier than `_socket` is imported:
+`__main__.py` ties them together; `engine/` is the other way to run the same data path, for all ports in one process.
+Until dockerd has its answer nothing heavier than `_socket` is imported:
 dockerd starts its proxies one after the other and waits for each (see `__main__`).
 """
 

@@ -295,3 +295,9 @@ def test_install_needs_no_more_than_pyproxy_itself() -> None:
         capture_output=True, text=True, timeout=PATIENCE_S, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.skipif(shutil.which("shellcheck") is None, reason="shellcheck is not installed here")
+def test_the_stub_is_a_clean_posix_script() -> None:
+    done = subprocess.run(["shellcheck", "--shell=sh", STUB], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
