@@ -508,6 +508,34 @@ def test_descriptors_per_port_and_none_left_over(engine: Engine) -> None:
     _until(lambda: engine.descriptors() == before)
 
 
+def test_an_engine_out_of_descriptors_says_no_and_serves_on(run_dir: Path) -> None:
+    with (
+        running_engine(run_dir, prefix=("prlimit", "--nofile=50:50")) as engine,
+        serving(echo) as backend,
+        contextlib.ExitStack() as stack,
+    ):
+        children = []
+        began = time.monotonic()
+        for _ in range(30):
+            child = stack.enter_context(stub("sh", address := free(), backend))
+            assert child.first_answer() == b"0\n"
+            children.append((child, address))
+        assert time.monotonic() - began < HANGS_S  # not one of them had to wait for its time to run out
+        solo = [child for child, _ in children if not is_stub(child.pid)]
+        assert 0 < len(solo) < len(children)
+        assert "too many open files" in engine.await_line("left to a process of its own")
+        # Ports that go give back what others need.
+        for child, _ in children[:10]:
+            assert child.stop() == 0
+        assert exchange_tcp(children[10][1]) == b"over and back"
+        with stub("sh", free(), backend) as child:
+            assert child.first_answer() == b"0\n"
+            assert is_stub(child.pid)
+            assert child.stop() == 0
+        for child, _ in children[10:]:
+            assert child.stop() == 0
+
+
 def test_an_idle_engine_sleeps(engine: Engine, run_dir: Path) -> None:
     """Ports with clients, a reader of the control API and of the figures have been there: none leaves a timer."""
 

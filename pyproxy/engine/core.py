@@ -123,10 +123,10 @@ class Engine:
         if drain_s is None:
             drain_s = self.options.drain_unpublished_s
         if isinstance(relay, DatagramRelay) or not drain_s:
-            port.log.info(f"unpublished, {why}: {port.live} live, {port.totals().summary()}")
             drain_s = 0.0
+            text = f"unpublished, {why}: {port.live} live, {port.totals().summary()}"
         else:
-            port.log.info(f"unpublished, {why}: {port.live} connections get {drain_s:g} s to end")
+            text = f"unpublished, {why}: {port.live} connections get {drain_s:g} s to end"
         timer = self.loop.call_later(drain_s, relay.close)
         if isinstance(relay, DatagramRelay):
             timer.cancel()
@@ -136,6 +136,7 @@ class Engine:
         # Resetting thousands of connections takes tens of milliseconds, so that comes after this.
         if port.stub is not None and port.stub.stops:
             port.stub.signal(YES)
+        port.log.info(text)
         if isinstance(relay, DatagramRelay):
             self._forget(port)
 
@@ -227,7 +228,8 @@ class Engine:
 
     def _serve(self, request: Request) -> None:
         if (port := self.ports.of(request.pid)) is not None and port.stub is not None and not port.stub.has_ended():
-            port.stub.signal(YES)  # it has missed our answer, or an engine's end that was none for us
+            if not port.stub.stops:
+                port.stub.signal(YES)  # it has missed our answer
             return
         try:
             stub = self._recognise(request)
@@ -321,9 +323,13 @@ class Engine:
             sock.close()
             raise StartError(f"{settings.port.host} cannot be watched: {in_words(exc.errno)}") from exc
         port = Port(settings, arguments, relay, log, stub)
-        self.ports.add(port)
         if stub is not None:
-            self.poller.watch(stub.fileno(), select.EPOLLIN, lambda _events: self._on_stub_exit(port))
+            try:
+                self.poller.watch(stub.fileno(), select.EPOLLIN, lambda _events: self._on_stub_exit(port))
+            except OSError as exc:
+                relay.close()
+                raise StartError(f"process {stub.pid} cannot be watched: {in_words(exc.errno)}") from exc
+        self.ports.add(port)
         return port
 
     def _on_stub_exit(self, port: Port) -> None:
