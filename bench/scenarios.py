@@ -316,10 +316,10 @@ def _start(peer: Peer, seconds: float) -> Figures:
             pid = _spawn(peer.command)
             took.append(1e3 * (time.perf_counter() - before))
             _end([pid])
-        before = time.perf_counter()
-        # What any program in Python must spend, as a yardstick of the machine: nothing imported, nothing done.
-        os.waitpid(os.posix_spawn(sys.executable, [sys.executable, "-I", "-S", "-c", "pass"], os.environ), 0)
-        empty.append(1e3 * (time.perf_counter() - before))
+            before = time.perf_counter()
+            # What any program in Python must spend, as a yardstick of the machine: nothing imported, nothing done.
+            os.waitpid(os.posix_spawn(sys.executable, [sys.executable, "-I", "-S", "-c", "pass"], os.environ), 0)
+            empty.append(1e3 * (time.perf_counter() - before))
     took.sort()
     empty.sort()
     return {
