@@ -35,7 +35,7 @@ def main() -> None:
     )  # fmt: skip
     run.add_argument(
         "--rounds", type=int,
-        help="rounds per scenario (default 10; quick: 4), others than pyproxy, docker-proxy and direct in half of them",
+        help="rounds (default 10; quick: 4): the first 5 with all peers, more with pyproxy, docker-proxy and direct",
     )  # fmt: skip
     run.add_argument("--seconds", type=float, help="seconds per measurement (default 0.3)")
     run.add_argument("--output", type=Path, default=FOLDER, help="folder of the results (default build/bench)")

@@ -24,12 +24,16 @@ CELL_ERRORS = (LoadError, IperfError, CommandError, subprocess.TimeoutExpired, p
 _ENOUGH_FAILURES = 2
 
 
-def takes_part(peer: str, number: int) -> bool:
-    """Whether a peer is measured in round `number`: the others in every second one.
+# Rounds in which every peer is measured. In further ones, and in the scenarios of a quick run only, it is pyproxy,
+# docker-proxy and direct: what is quoted most are the ratios between them, and a median of twice as many is steadier.
+_ROUNDS_OF_ALL = 5
 
-    What is quoted most is pyproxy's ratio to docker-proxy and to direct, and a median of twice as many is steadier.
-    """
-    return peer in QUICK or number % 2 == 0
+
+def takes_part(peer: str, scenario: Scenario, number: int) -> bool:
+    """Whether a peer is measured in round `number`, from 0."""
+    return number < min(_ROUNDS_OF_ALL, scenario.most_rounds) or (
+        peer in QUICK and scenario.quick and number < scenario.most_rounds
+    )
 
 
 def measure_all(run: Run, scenarios: Sequence[Scenario], peers: Sequence[Peer], path: Path) -> None:
@@ -41,12 +45,11 @@ def measure_all(run: Run, scenarios: Sequence[Scenario], peers: Sequence[Peer], 
         TextColumn("left"),
         TimeRemainingColumn(),
     )
-    rounds = {scenario.name: min(run.rounds, scenario.most_rounds) for scenario in scenarios}
     cells = sum(
-        scenario.fits(peer) and takes_part(peer.name, number)
+        scenario.fits(peer) and takes_part(peer.name, scenario, number)
         for scenario in scenarios
         for peer in peers
-        for number in range(rounds[scenario.name])
+        for number in range(run.rounds)
     )
     with BenchWorld() as world, bar:
         task = bar.add_task("", total=cells)
@@ -54,9 +57,9 @@ def measure_all(run: Run, scenarios: Sequence[Scenario], peers: Sequence[Peer], 
             for scenario in scenarios:
                 fitting = [peer for peer in peers if scenario.fits(peer)]
                 run.cells[scenario.name] = {peer.name: [] for peer in fitting}
-                for number in range(rounds[scenario.name]):
+                for number in range(run.rounds):
                     for peer in fitting:
-                        if not takes_part(peer.name, number):
+                        if not takes_part(peer.name, scenario, number):
                             run.cells[scenario.name][peer.name].append(None)
                             continue
                         bar.update(task, description=f"{scenario.name} {peer.name}")
@@ -70,7 +73,7 @@ def measure_all(run: Run, scenarios: Sequence[Scenario], peers: Sequence[Peer], 
 
 def _measure_cell(run: Run, world: BenchWorld, scenario: Scenario, peer: Peer) -> None:
     rounds = run.cells[scenario.name][peer.name]
-    failures = sum(cell is None and takes_part(peer.name, number) for number, cell in enumerate(rounds))
+    failures = sum(cell is None and takes_part(peer.name, scenario, number) for number, cell in enumerate(rounds))
     if failures >= _ENOUGH_FAILURES:
         rounds.append(None)
         return

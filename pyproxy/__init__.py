@@ -17,7 +17,9 @@ Follow one byte. The files, in the order in which it meets them:
     pipes.py       the pipes that splice needs
     messages.py    one direction of SCTP messages
     datagrams.py   UDP: clients' datagrams to their flows, and replies back
+    batch.py       what has come, many datagrams in one call
     flows.py       which flow, how long, which one goes first   (pure)
+    trains.py      which datagrams leave together               (pure)
     ancillary.py   packet information and SCTP's, as bytes      (pure)
     counters.py    what went through
     log.py         where messages go: stderr, or the system log

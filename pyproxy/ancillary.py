@@ -16,7 +16,9 @@ _PKTINFO4 = struct.Struct("=i4s4s")
 # struct in6_pktinfo (RFC 3542 section 6.1): address, interface index.
 _PKTINFO6 = struct.Struct("=16sI")
 
-# One packet info of either family, with its header and padding (CMSG_SPACE).
+# One packet info of either family with its header, and with padding too.
+PACKET_INFO4_BYTES = socket.CMSG_LEN(_PKTINFO4.size)
+PACKET_INFO6_BYTES = socket.CMSG_LEN(_PKTINFO6.size)
 PACKET_INFO4_SPACE = socket.CMSG_SPACE(_PKTINFO4.size)
 PACKET_INFO6_SPACE = socket.CMSG_SPACE(_PKTINFO6.size)
 

@@ -9,6 +9,7 @@ that no datagram has reached cost nothing.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import mmap
@@ -18,7 +19,7 @@ import struct
 import sys
 from collections.abc import Hashable, Sequence
 
-from pyproxy.ancillary import PACKET_INFO6_SPACE, Ancillary
+from pyproxy.ancillary import PACKET_INFO4_BYTES, PACKET_INFO6_BYTES, PACKET_INFO6_SPACE, Ancillary
 from pyproxy.tune import UDP_GRO
 
 # Datagrams in one call. With many flows that take turns it is what each flow's share can be joined from: 100 flows of
@@ -34,6 +35,11 @@ _NAME = 32
 _GRO_SPACE = socket.CMSG_SPACE(4)
 _CONTROL = (PACKET_INFO6_SPACE + _GRO_SPACE + 15) // 16 * 16
 _RECORD = _NAME + _CONTROL
+
+# What of a record names the sender: no byte that the kernel does not write, as it would be another message's. Family,
+# port and address, and of IPv6 flow and scope; then the packet info without its padding.
+_NAME_BYTES: dict[int, int] = {socket.AF_INET: 8, socket.AF_INET6: 28}
+_INFO_BYTES: dict[int, int] = {socket.AF_INET: PACKET_INFO4_BYTES, socket.AF_INET6: PACKET_INFO6_BYTES}
 
 _CMSG = struct.Struct("@Nii")  # struct cmsghdr: length with this header, level, type
 _DATA = socket.CMSG_LEN(0)
@@ -69,6 +75,8 @@ class Batch:
 
     def __init__(self) -> None:
         arena = mmap.mmap(-1, SLOTS * _SLOT, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        with contextlib.suppress(OSError):  # a kernel without huge pages
+            arena.madvise(mmap.MADV_NOHUGEPAGE)  # else the first datagram would cost 2 MiB
         # The memory outlives every view of it: it is the process's.
         base = ctypes.addressof(ctypes.c_char.from_buffer(arena))
         whole = memoryview(arena)
@@ -96,7 +104,8 @@ class Batch:
         # A struct sockaddr_in is told by its first eight bytes: family, port, address.
         self._names4 = records.cast("Q")[:: _RECORD // 8]
         # ... and of a struct in_pktinfo the eight after the header: interface, address spoken to.
-        self._spoken4 = records.cast("Q")[(_NAME + _DATA) // 8 :: _RECORD // 8]
+        # (On 32-bit machines the header is not a multiple of them.)
+        self._spoken4 = records.cast("Q")[(_NAME + _DATA) // 8 :: _RECORD // 8] if not _DATA % 8 else None
         self._recvmmsg = _libc.recvmmsg
 
     def receive(self, fd: int) -> int:
@@ -145,15 +154,19 @@ class Batch:
         if family == socket.AF_INET and segments is None:
             if not ancillary_bytes:
                 return self._names4[:count].tolist()
-            return list(zip(self._names4[:count].tolist(), self._spoken4[:count].tolist(), strict=True))
+            if self._spoken4 is not None:
+                return list(zip(self._names4[:count].tolist(), self._spoken4[:count].tolist(), strict=True))
         records = self._record_bytes
+        name_bytes, info_bytes = _NAME_BYTES[family], _INFO_BYTES[family]
         found = []
         for each in range(count):
             at = _RECORD * each
-            end = at + _NAME + (ancillary_bytes if segments is None else self._controllens[each])
             # The kernel puts a train's segment size first (net/ipv4/udp.c, udp_recvmsg): it is not the sender's.
-            control = at + _NAME + (_GRO_SPACE if segments is not None and segments[each] else 0)
-            found.append(bytes(records[at : at + _NAME]) + bytes(records[control:end]))
+            before = _GRO_SPACE if segments is not None and segments[each] else 0
+            control = at + _NAME + before
+            has_info = self._controllens[each] - before >= info_bytes
+            info = bytes(records[control : control + info_bytes]) if has_info else b""
+            found.append(bytes(records[at : at + name_bytes]) + info)
         return found
 
     def sender(self, each: int) -> tuple[str | int, ...]:

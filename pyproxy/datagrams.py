@@ -25,7 +25,7 @@ from pyproxy.log import Log
 from pyproxy.poller import Poller
 from pyproxy.published import UDP
 from pyproxy.trains import MAX_BYTES, join
-from pyproxy.tune import gives_packet_info, tune
+from pyproxy.tune import can_send_trains, gives_packet_info, tune
 
 # The largest datagrams to join: those that need no fragments on Ethernet (MTU 1,500 less the headers of IP and UDP).
 _JOINABLE = {socket.AF_INET: 1472, socket.AF_INET6: 1452}
@@ -51,11 +51,11 @@ class Way:
 
     __slots__ = ("address", "ancillary", "joinable", "sock")
 
-    def __init__(self, sock: socket.socket, address: Address | None, ancillary: Ancillary) -> None:
+    def __init__(self, sock: socket.socket, address: Address | None, ancillary: Ancillary, joinable: int) -> None:
         self.sock = sock
         self.address = address
         self.ancillary = ancillary
-        self.joinable = _JOINABLE[sock.family]
+        self.joinable = joinable
 
 
 class Flow:
@@ -63,12 +63,12 @@ class Flow:
 
     __slots__ = ("down", "key", "last_s", "names", "sock", "up")
 
-    def __init__(self, key: Key, sock: socket.socket, host_sock: socket.socket) -> None:
+    def __init__(self, key: Key, sock: socket.socket, host_sock: socket.socket, *, trains: bool) -> None:
         self.key = key
         client, local = key
         self.sock = sock
-        self.up = Way(sock, None, [])
-        self.down = Way(host_sock, client, reply_from(local))
+        self.up = Way(sock, None, [], _JOINABLE[sock.family] if trains else 0)
+        self.down = Way(host_sock, client, reply_from(local), _JOINABLE[host_sock.family] if trains else 0)
         self.names: list[Hashable] = []  # what batches call its sender
         self.last_s = 0.0
 
@@ -94,6 +94,7 @@ class DatagramRelay:
         self._poller = poller
         self._sock = sock
         self._batch = _shared_batch()
+        self._trains = can_send_trains(sock)
         self._ancillary_bytes = 0
         if gives_packet_info(sock):
             self._ancillary_bytes = PACKET_INFO4_SPACE if sock.family == socket.AF_INET else PACKET_INFO6_SPACE
@@ -155,15 +156,18 @@ class DatagramRelay:
         if names.count(names[0]) == count:
             self._from_client(names[0], range(count), sizes, segments, now)
             return
-        by_name: dict[Hashable, list[int]] = {}
+        # By flow, where it is known: a flow may have several names, and its datagrams keep their order.
+        groups: dict[Hashable, list[int]] = {}
         for each, name in enumerate(names):
-            if (messages := by_name.get(name)) is None:
-                by_name[name] = [each]
+            group = self._by_name.get(name, name)
+            if (messages := groups.get(group)) is None:
+                groups[group] = [each]
             else:
                 messages.append(each)
-        for name, messages in by_name.items():
+        for messages in groups.values():
             own = None if segments is None else [segments[each] for each in messages]
-            self._from_client(name, messages, [sizes[each] for each in messages], own, now)
+            # By name again: a new flow may have taken the place of one that was known.
+            self._from_client(names[messages[0]], messages, [sizes[each] for each in messages], own, now)
 
     def _from_client(
         self, name: Hashable, messages: Sequence[int], sizes: list[int], segments: list[int] | None, now: float
@@ -197,7 +201,7 @@ class DatagramRelay:
         except OSError as exc:
             self._drop("container", exc, 1)
             return None
-        flow = Flow(key, sock, self._sock)
+        flow = Flow(key, sock, self._sock, trains=self._trains)
         try:
             self._poller.watch(sock.fileno(), select.EPOLLIN, lambda _events: self._on_backend(flow))
         except OSError as exc:
@@ -279,6 +283,8 @@ class DatagramRelay:
                 break
             except OSError as exc:
                 if segment and exc.errno in _NOT_AS_A_TRAIN:
+                    if way.address is None and tries_left == _TRIES - 1:
+                        continue  # it may be told of an earlier datagram, and not of this train
                     way.joinable = segment - 1 if exc.errno == errno.EMSGSIZE else 0
                     return self._send_cut(way, train, segment)
                 if way.address is None and tries_left:

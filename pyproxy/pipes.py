@@ -46,9 +46,10 @@ class Pipes:
         return pipe
 
     def give_back(self, pipe: tuple[int, int], *, empty: bool) -> None:
-        """Take a pipe back. One that still holds bytes is closed: they belong to nobody else."""
+        """Take a pipe back, or close it: bytes that it still holds belong to nobody else."""
         self._lent -= 1
-        if empty and len(self._free) < _KEPT:
+        # A later, smaller one is no gain to whoever is alone with it.
+        if empty and len(self._free) < _KEPT and fcntl.fcntl(pipe[1], fcntl.F_GETPIPE_SZ) >= CHUNK_BYTES:
             self._free.append(pipe)
             return
         os.close(pipe[0])

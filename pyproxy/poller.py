@@ -36,11 +36,10 @@ _BATCH = 256
 _SHORT_WAIT_S = 120e-6
 _SHORT_WAITS = 4
 
-# What takes longer to handle is bulk, or many at once.
+# What takes longer to handle is bulk.
 _LONG_TURN_S = 100e-6
-_FEW = 2
 
-# The loop's timers and other readers get their turn after this long.
+# The loop's timers and other readers get their turn after this long: of busy polling, and of turns asked for.
 _BUSY_S = 2e-3
 
 
@@ -64,6 +63,7 @@ class Poller:
         self._busy_poll_s = busy_poll_s if len(os.sched_getaffinity(0)) > 1 else 0
         self._short_waits = 0
         self._idle_from = 0.0
+        self._spoke = (-1, -1)  # the last two descriptors with events
         self._epoll = select.epoll()
         self._handlers: dict[int, Callable[[int], None]] = {}
         self._again: deque[Callable[[], None]] = deque()
@@ -125,31 +125,45 @@ class Poller:
         """As `_dispatch`, and busy polling where it pays."""
         now = time.perf_counter
         began = now()
-        self._short_waits = self._short_waits + 1 if began - self._idle_from < _SHORT_WAIT_S else 0
+        waited = began - self._idle_from
         end = began + _BUSY_S
         events = self._dispatch()
         while True:
             after = now()
             self._idle_from = after
-            if events > _FEW or after - began > _LONG_TURN_S or self._again:
+            converses = self._is_conversation(events)
+            if not converses or waited > _SHORT_WAIT_S or after - began > _LONG_TURN_S or self._again:
                 self._short_waits = 0
+                return
+            self._short_waits += 1
             if self._short_waits < _SHORT_WAITS:
                 return
             if after > end:
                 self._schedule()
                 return
-            until = after + self._busy_poll_s
-            while True:
+            began, until = after, after + self._busy_poll_s
+            while not (events := self._dispatch()):
                 began = now()
-                if events := self._dispatch():
-                    break
                 if began > until:
                     self._short_waits = 0
                     self._idle_from = began
                     return
+            waited = 0.0
 
-    def _dispatch(self) -> int:
-        """Handle the events that wait now; return how many there were."""
+    def _is_conversation(self, events: list[tuple[int, int]]) -> bool:
+        """Whether two speak in turn, and nobody else: what is one-way, or of many, gains nothing by busy polling."""
+        if not events:
+            return self._short_waits > 0  # nobody has said anything in between
+        if len(events) > 1:
+            self._spoke = (-1, -1)
+            return False
+        fd = events[0][0]
+        last, before = self._spoke
+        self._spoke = (fd, last)
+        return fd == before != last
+
+    def _dispatch(self) -> list[tuple[int, int]]:
+        """Handle the events that wait now; return them."""
         handlers, stale = self._handlers, self._stale
         self._dispatching = True
         events = self._epoll.poll(0, _BATCH)
@@ -159,18 +173,25 @@ class Poller:
                     handler(mask)
                 except Exception as exc:  # a defect of ours; the other edges are told only now, so go on
                     self._report(exc)
-        for _ in range(len(self._again)):
-            try:
-                self._again.popleft()()
-            except Exception as exc:
-                self._report(exc)
+        if self._again:
+            self._take_turns_asked_for()
         self._dispatching = False
         if stale:
             stale.clear()
             self._retry_starved()
         if self._again:
             self._schedule()
-        return len(events)
+        return events
+
+    def _take_turns_asked_for(self) -> None:
+        end = time.perf_counter() + _BUSY_S
+        for _ in range(len(self._again)):
+            try:
+                self._again.popleft()()
+            except Exception as exc:  # as above
+                self._report(exc)
+            if time.perf_counter() > end:
+                return
 
     def _report(self, exc: Exception) -> None:
         self.loop.call_exception_handler({"message": "in a handler of the data path", "exception": exc})
@@ -192,4 +213,7 @@ class Poller:
         if self._starved:
             starved, self._starved = self._starved, []
             for retry in starved:
-                retry()
+                try:
+                    retry()
+                except OSError as exc:  # epoll_ctl: no memory; the others may have better luck
+                    self._report(exc)

@@ -284,9 +284,19 @@ def test_cpu_is_that_of_the_process_and_of_its_ended_children() -> None:
     assert 0 < found.user <= found.total + 0.02
 
 
-def test_pyproxy_docker_proxy_and_direct_are_measured_twice_as_often() -> None:
-    assert [takes_part("docker-proxy", number) for number in range(4)] == [True] * 4
-    assert [takes_part("socat", number) for number in range(4)] == [True, False, True, False]
+@pytest.mark.parametrize(
+    ("peer", "name", "rounds"),
+    [
+        ("docker-proxy", "udp-ping", 10),
+        ("docker-proxy", "tcp-bulk-both-8", 5),
+        ("docker-proxy", "idle-10000", 2),
+        ("socat", "udp-ping", 5),
+    ],
+)
+def test_what_is_quoted_most_is_measured_most(peer: str, name: str, rounds: int) -> None:
+    assert [takes_part(peer, scenario(name), number) for number in range(10)] == [True] * rounds + [False] * (
+        10 - rounds
+    )
 
 
 def test_a_peer_that_does_not_start_is_named(world: BenchWorld) -> None:

@@ -201,6 +201,50 @@ def test_what_a_sender_segments_itself_arrives_in_its_segments(ip: str, *, wildc
         assert "40 datagrams down, 41 datagrams up, 1 flows" in proxy.totals()
 
 
+@pytest.mark.parametrize(("host", "ip"), [("0.0.0.0", "127.0.0.1"), ("::", "::1")])
+def test_trains_and_single_datagrams_of_one_client_keep_their_order(host: str, ip: str) -> None:
+    chance = random.Random(ip)
+    with (
+        datagram_socket(ip) as backend,
+        before(address_of(backend), host=host, proto="udp") as proxy,
+        client_of(proxy, ip) as client,
+    ):
+        backend.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
+        client.send(b"first")
+        backend.recv(100)
+        for _ in range(10):
+            expected = []
+            with proxy.held():
+                for _ in range(chance.randrange(2, 12)):
+                    segment = chance.choice([0, 200])
+                    client.setsockopt(socket.IPPROTO_UDP, UDP_SEGMENT, segment)
+                    data = os.urandom(500 if segment else 150)
+                    client.send(data)
+                    expected += [data[:200], data[200:400], data[400:]] if segment else [data]
+            assert [backend.recv(1000) for _ in expected] == expected
+        assert "1 flows" in proxy.totals()
+
+
+def test_two_clients_that_take_each_others_place_lose_nothing() -> None:
+    """With room for one flow, each batch ends the flow of datagrams that are further on in it."""
+    numbers = [b"%d" % number for number in range(20)]
+    with (
+        datagram_socket() as backend,
+        before(address_of(backend), "-udp-max-flows=1", proto="udp") as proxy,
+        client_of(proxy) as one,
+        client_of(proxy) as two,
+    ):
+        one.send(b"first")
+        backend.recv(100)
+        with proxy.held():
+            for number in numbers:
+                for client in (one, two):
+                    client.send(b"%d %s" % (client.fileno(), number))
+        arrived = [backend.recv(100).split() for _ in range(40)]
+        for client in (one, two):
+            assert [number for fd, number in arrived if int(fd) == client.fileno()] == numbers
+
+
 def test_a_path_too_narrow_for_a_segment_takes_the_datagrams_one_by_one(world: World) -> None:
     """Loopback of a machine of its own, its MTU below what is joined: then datagrams leave alone, in fragments."""
     world.run("ip", "link", "set", "lo", "mtu", "1300")

@@ -4,7 +4,8 @@ Hardened as far as its work allows (systemd.exec(5)). What it needs:
 
 - CAP_SYS_PTRACE, to take the socket of a stub that dockerd started with rights that the engine has not (ptrace(2),
   "Ptrace access mode checking"); pidfd_getfd is not in systemd's @system-service for the same reason.
-- CAP_NET_BIND_SERVICE, for host ports below 1024; CAP_NET_ADMIN, for receive buffers that hold a burst of datagrams.
+- CAP_NET_BIND_SERVICE, for host ports below 1024; CAP_NET_ADMIN, for receive buffers that hold a burst of datagrams;
+  CAP_SYS_RESOURCE, for more than 64 MiB of pipes, as many bulk streams want (pipe(7), pipe-user-pages-soft).
 - /proc, to see who asks; the host's network; its run directory, kept when it stops, as stubs wait there for the next.
 
 No MemoryDenyWriteExecute: ctypes makes executable memory (libffi).
@@ -17,7 +18,7 @@ from typing import Any
 
 NAME = "pyproxy.service"
 
-CAPABILITIES = ("CAP_SYS_PTRACE", "CAP_NET_BIND_SERVICE", "CAP_NET_ADMIN")
+CAPABILITIES = ("CAP_SYS_PTRACE", "CAP_NET_BIND_SERVICE", "CAP_NET_ADMIN", "CAP_SYS_RESOURCE")
 SYSTEM_CALLS = ("@system-service", "pidfd_getfd")
 
 # What `uninstall` needs to know; systemd leaves sections of this kind alone (systemd.unit(5), "X-").
