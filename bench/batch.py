@@ -7,6 +7,10 @@ import os
 import socket
 import struct
 
+from pyproxy.batch import Iovec, Mmsghdr
+from pyproxy.trains import MAX_BYTES
+from pyproxy.tune import UDP_SEGMENT
+
 # Each datagram begins with this; the counter checks it.
 STAMP = b"pyproxy!"
 
@@ -14,33 +18,10 @@ _BATCH = 64
 _SLOT = 64  # the counter looks at the beginning only; MSG_TRUNC tells the whole size
 _MSG_TRUNC = 0x20
 _MSG_DONTWAIT = 0x40
-# include/uapi/linux/udp.h: the kernel cuts what is sent into datagrams of this size (udp(7)).
-_UDP_SEGMENT = 103
 _SO_RCVBUFFORCE = 33
-_MOST_BYTES = 65_507  # in one call, segmented or not
 
 # A receiver must not be what loses datagrams: room for many bursts.
 _BUFFER_BYTES = 16 << 20
-
-
-class _Iovec(ctypes.Structure):
-    _fields_ = (("base", ctypes.c_void_p), ("length", ctypes.c_size_t))
-
-
-class _Msghdr(ctypes.Structure):
-    _fields_ = (
-        ("name", ctypes.c_void_p),
-        ("namelen", ctypes.c_uint32),
-        ("iov", ctypes.POINTER(_Iovec)),
-        ("iovlen", ctypes.c_size_t),
-        ("control", ctypes.c_void_p),
-        ("controllen", ctypes.c_size_t),
-        ("flags", ctypes.c_int),
-    )
-
-
-class _Mmsghdr(ctypes.Structure):
-    _fields_ = (("hdr", _Msghdr), ("length", ctypes.c_uint32))
 
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -60,13 +41,13 @@ def with_room(sock: socket.socket) -> socket.socket:
     return sock
 
 
-def _headers(buffer: ctypes.Array[ctypes.c_char], slot: int, length: int) -> tuple[object, ctypes.Array[_Mmsghdr]]:
-    iovecs = (_Iovec * _BATCH)()
-    headers = (_Mmsghdr * _BATCH)()
+def _headers(buffer: ctypes.Array[ctypes.c_char], slot: int, length: int) -> tuple[object, ctypes.Array[Mmsghdr]]:
+    iovecs = (Iovec * _BATCH)()
+    headers = (Mmsghdr * _BATCH)()
     for each in range(_BATCH):
         iovecs[each].base = ctypes.addressof(buffer) + slot * each
         iovecs[each].length = length
-        headers[each].hdr.iov = ctypes.pointer(iovecs[each])
+        headers[each].hdr.iov = ctypes.addressof(iovecs[each])
         headers[each].hdr.iovlen = 1
     return iovecs, headers
 
@@ -79,8 +60,8 @@ class Receiver:
         self._buffer = ctypes.create_string_buffer(_BATCH * _SLOT)
         self._iovecs, self._headers = _headers(self._buffer, _SLOT, _SLOT)
         self._arrived = memoryview(self._buffer).cast("B")
-        words = ctypes.sizeof(_Mmsghdr) // 4
-        at = _Mmsghdr.length.offset // 4
+        words = ctypes.sizeof(Mmsghdr) // 4
+        at = Mmsghdr.length.offset // 4
         self._lengths = memoryview(self._headers).cast("B").cast("I")[at::words]
 
     def count(self) -> tuple[int, int, int]:
@@ -128,9 +109,9 @@ class SegmentingSender:
 
     def __init__(self, sock: socket.socket, size: int) -> None:
         self._sock = sock
-        self._data = content(size) * min(_MOST_BYTES // size, _BATCH)
+        self._data = content(size) * min(MAX_BYTES // size, _BATCH)
         self._size = size
-        sock.setsockopt(socket.IPPROTO_UDP, _UDP_SEGMENT, size)
+        sock.setsockopt(socket.IPPROTO_UDP, UDP_SEGMENT, size)
 
     def send(self) -> int:
         """Send a batch; return how many datagrams it was."""

@@ -46,11 +46,15 @@ _DATA = socket.CMSG_LEN(0)
 _INET6 = struct.Struct("=HHI16sI")  # struct sockaddr_in6 without byte order
 
 
-class _Iovec(ctypes.Structure):
+class Iovec(ctypes.Structure):
+    """struct iovec (readv(2))."""
+
     _fields_ = (("base", ctypes.c_void_p), ("length", ctypes.c_size_t))
 
 
-class _Msghdr(ctypes.Structure):
+class Msghdr(ctypes.Structure):
+    """struct msghdr (recvmsg(2))."""
+
     _fields_ = (
         ("name", ctypes.c_void_p),
         ("namelen", ctypes.c_uint32),
@@ -62,8 +66,10 @@ class _Msghdr(ctypes.Structure):
     )
 
 
-class _Mmsghdr(ctypes.Structure):
-    _fields_ = (("hdr", _Msghdr), ("length", ctypes.c_uint32))
+class Mmsghdr(ctypes.Structure):
+    """struct mmsghdr (recvmmsg(2))."""
+
+    _fields_ = (("hdr", Msghdr), ("length", ctypes.c_uint32))
 
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -81,8 +87,8 @@ class Batch:
         base = ctypes.addressof(ctypes.c_char.from_buffer(arena))
         whole = memoryview(arena)
         self.slots = [whole[_SLOT * each : _SLOT * each + (1 << 16)] for each in range(SLOTS)]
-        self._iovecs = (_Iovec * SLOTS)()
-        self._headers = (_Mmsghdr * SLOTS)()
+        self._iovecs = (Iovec * SLOTS)()
+        self._headers = (Mmsghdr * SLOTS)()
         self._records = ctypes.create_string_buffer(SLOTS * _RECORD)
         for each, header in enumerate(self._headers):
             self._iovecs[each].base = base + _SLOT * each
@@ -90,14 +96,14 @@ class Batch:
             record = ctypes.addressof(self._records) + _RECORD * each
             header.hdr.name, header.hdr.namelen = record, _NAME
             header.hdr.control, header.hdr.controllen = record + _NAME, _CONTROL
-            header.hdr.iov, header.hdr.iovlen = ctypes.addressof(self._iovecs) + ctypes.sizeof(_Iovec) * each, 1
+            header.hdr.iov, header.hdr.iovlen = ctypes.addressof(self._iovecs) + ctypes.sizeof(Iovec) * each, 1
         raw = memoryview(self._headers).cast("B")
-        size = ctypes.sizeof(_Mmsghdr)
+        size = ctypes.sizeof(Mmsghdr)
         self._raw = raw
         self._fresh = bytes(raw)
         self._used = 0
-        self._lengths = raw.cast("I")[_Mmsghdr.length.offset // 4 :: size // 4]
-        at = (_Mmsghdr.hdr.offset + _Msghdr.controllen.offset) // _WORD
+        self._lengths = raw.cast("I")[Mmsghdr.length.offset // 4 :: size // 4]
+        at = (Mmsghdr.hdr.offset + Msghdr.controllen.offset) // _WORD
         self._controllens = raw.cast("Q" if _WORD == 8 else "I")[at :: size // _WORD]
         records = memoryview(self._records).cast("B")
         self._record_bytes = records
@@ -115,7 +121,7 @@ class Batch:
         """
         if self._used:
             # The kernel has written lengths over the sizes of the buffers.
-            end = self._used * ctypes.sizeof(_Mmsghdr)
+            end = self._used * ctypes.sizeof(Mmsghdr)
             self._raw[:end] = self._fresh[:end]
         count: int = self._recvmmsg(fd, self._headers, SLOTS, socket.MSG_DONTWAIT, None)
         if count < 0:
