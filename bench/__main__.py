@@ -1,4 +1,4 @@
-"""`python -m bench run` and `python -m bench report`."""
+"""`python -m bench run`, `python -m bench report` and `python -m bench compare`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 from rich.console import Console
 
 from bench import report, results
+from bench.compare import print_comparison
 from bench.peers import NOT_MEASURED, QUICK, DockerProxyLike, Peer, known_peers
 from bench.results import ResultsError, Run
 from bench.run import measure_all
@@ -35,9 +36,10 @@ def main() -> None:
     )  # fmt: skip
     run.add_argument(
         "--rounds", type=int,
-        help="rounds (default 10; quick: 4): the first 5 with all peers, more with pyproxy, docker-proxy and direct",
+        help="rounds: the first 5 with all peers, more with pyproxy, docker-proxy and direct (default: 5, and more"
+        " until the ratios are certain, up to 20; quick: 8)",
     )  # fmt: skip
-    run.add_argument("--seconds", type=float, help="seconds per measurement (default 0.3)")
+    run.add_argument("--seconds", type=float, default=0.2, help="seconds per measurement (default 0.2)")
     run.add_argument("--output", type=Path, default=FOLDER, help="folder of the results (default build/bench)")
     run.add_argument("--list", action="store_true", help="list scenarios and peers, and measure nothing")
     run.set_defaults(call=do_run)
@@ -45,6 +47,13 @@ def main() -> None:
     show.add_argument("file", type=Path, nargs="?", help="the JSON of a run (default: the newest in build/bench)")
     show.add_argument("--readme", action="store_true", help="write the README's performance section from it")
     show.set_defaults(call=do_report)
+    compare = commands.add_parser("compare", help="whether two runs agree on the ratios to docker-proxy")
+    compare.add_argument("first", type=Path)
+    compare.add_argument("second", type=Path)
+    compare.add_argument(
+        "--peer", action="append", default=[], metavar="NAME", help="of this peer, or `all` (default: pyproxy)"
+    )
+    compare.set_defaults(call=do_compare)
     arguments = parser.parse_args()
     try:
         arguments.call(arguments)
@@ -67,8 +76,8 @@ def do_run(arguments: argparse.Namespace) -> None:
     run = Run(
         started=started.isoformat(timespec="seconds"),
         command=shlex.join(["python", "-m", "bench", *sys.argv[1:]]),
-        rounds=arguments.rounds or (4 if arguments.quick else 10),
-        seconds=arguments.seconds or 0.3,
+        rounds=arguments.rounds,
+        seconds=arguments.seconds,
         quick=arguments.quick,
         machine=results.machine(TREE),
         peers={peer.name: peer.version() for peer in peers},
@@ -93,6 +102,12 @@ def do_report(arguments: argparse.Namespace) -> None:
     if arguments.readme:
         source = path.resolve().relative_to(TREE) if path.resolve().is_relative_to(TREE) else path
         report.update_readme(TREE / "README.md", report.readme_section(run, str(source)))
+
+
+def do_compare(arguments: argparse.Namespace) -> None:
+    first, second = results.read(arguments.first), results.read(arguments.second)
+    peers = set(first.peers) if "all" in arguments.peer else set(arguments.peer or ["pyproxy"])
+    print_comparison(first, second, peers, Console())
 
 
 def show(run: Run, path: Path, console: Console) -> None:

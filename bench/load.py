@@ -1,42 +1,80 @@
-"""What runs on the client: `python -m bench.load WHAT JSON`. Prints what it found as JSON; fails loudly.
+"""What runs on the client. Each program is a function whose arguments and result are JSON's; bench/forks.py calls it.
 
-Latencies are in microseconds, sorted out into percentiles here; contents are compared, counts are the receiver's.
+Latencies are in microseconds, sorted out into percentiles here; contents are compared, counts are the receiver's. The
+CPU of the proxy is read here too, at both ends of what is timed, so that connecting and warming up are not counted.
 """
 
 from __future__ import annotations
 
-import json
 import select
 import socket
-import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
+import psutil
+
+from bench import usage
 from bench.batch import Receiver, SegmentingSender, Sender, content, with_room
+from bench.bulk import OPEN, UP, Pump
 from bench.stats import percentile
 
 _PERCENTILES = {"p50_us": 0.5, "p90_us": 0.9, "p99_us": 0.99, "p999_us": 0.999}
 
 # Time in which a whole exchange must have happened; else the peer hangs, and the cell has failed.
-_HANG_S = 10
+_HANG_S = 5
+
+# As long as everything goes, before what counts begins: for caches, windows, and a proxy that adapts to its load.
+_WARM_S = 0.03
 
 
-def exchange(address: list[Any], size: int, connections: int, seconds: float, per_s: float = 0) -> dict[str, float]:
+class Harness(Protocol):
+    """The harness, for programs that stay until they are told to end."""
+
+    def fileno(self) -> int:
+        """Readable when there is something to `heed`."""
+
+    def heed(self) -> bool:
+        """Wait for a question (True), or to be let go (False)."""
+
+    def say(self, found: dict[str, Any]) -> None: ...
+
+
+def exchange(
+    address: list[Any], size: int, connections: int, seconds: float, roots: Sequence[int] = (), per_s: float = 0
+) -> dict[str, float]:
     """Request and response on open connections, one request in flight on each; `per_s` of them, if not 0."""
     clients = [_connect(address) for _ in range(connections)]
     data = content(size)
-    for client in clients:  # every path open and warm before the clock starts
+    for client in clients:
         client.sendall(data)
         _receive(client, data)
-    latencies = _one_by_one(clients[0], data, seconds, per_s) if connections == 1 else _at_once(clients, data, seconds)
-    return _described(latencies, seconds, "per_s")
+    if connections == 1:
+        return _timed(partial(_one_by_one, clients[0], data, per_s), seconds, roots)
+    return _timed(partial(_at_once, clients, data), seconds, roots)
 
 
-def _one_by_one(client: socket.socket, data: bytes, seconds: float, per_s: float) -> list[float]:
+def _timed(run: Callable[[float], list[float]], seconds: float, roots: Sequence[int]) -> dict[str, float]:
+    """Rate, percentiles, and the CPU of `roots` and theirs, of a program that returns latencies."""
+    processes = [psutil.Process(pid) for pid in roots]
+    run(_WARM_S)
+    before = usage.cpu(processes)
+    latencies = run(seconds)
+    spent = usage.cpu(processes).since(before)
+    if not latencies:
+        raise AssertionError("not one exchange was completed")
+    latencies.sort()
+    found = {"per_s": len(latencies) / seconds}
+    found |= {name: percentile(latencies, share) * 1e6 for name, share in _PERCENTILES.items()}
+    if processes:
+        found["cpu_us_each"] = 1e6 * spent.total / len(latencies)
+    return found
+
+
+def _one_by_one(client: socket.socket, data: bytes, per_s: float, seconds: float) -> list[float]:
     latencies: list[float] = []
     now = time.perf_counter
     end = now() + seconds
@@ -53,7 +91,7 @@ def _one_by_one(client: socket.socket, data: bytes, seconds: float, per_s: float
     return latencies
 
 
-def beside_bulk(address: list[Any], size: int, seconds: float) -> dict[str, float]:
+def beside_bulk(address: list[Any], size: int, seconds: float, roots: Sequence[int] = ()) -> dict[str, float]:
     """Request and response on one connection, while another sends all it can."""
     bulk = _connect(address)
     stop = threading.Event()
@@ -66,14 +104,14 @@ def beside_bulk(address: list[Any], size: int, seconds: float) -> dict[str, floa
     sender = threading.Thread(target=send)
     sender.start()
     try:
-        return exchange(address, size, 1, seconds)
+        return exchange(address, size, 1, seconds, roots)
     finally:
         stop.set()
         sender.join()
 
 
 def fill(address: list[Any], most: int) -> dict[str, float]:
-    """Open connections until one is not served within a second; then whether a new one is, when they have ended."""
+    """Open connections until one is not served; then whether a new one is, when they have ended."""
     held: deque[socket.socket] = deque()
     while len(held) < most and (client := _served(address)) is not None:
         held.append(client)
@@ -83,9 +121,13 @@ def fill(address: list[Any], most: int) -> dict[str, float]:
     return {"held": count, "serves_again": float(any(_served(address) is not None for _ in range(5)))}
 
 
+# A connection that is not served within this is not held.
+_SERVED_S = 1
+
+
 def _served(address: list[Any]) -> socket.socket | None:
     client = socket.socket()
-    client.settimeout(1)
+    client.settimeout(_SERVED_S)
     try:
         client.connect(tuple(address))
         client.send(b"x")
@@ -137,64 +179,118 @@ def _at_once(clients: Sequence[socket.socket], data: bytes, seconds: float) -> l
             if goes_on:
                 sent[fd] = after
                 send(data)
+    epoll.close()
     return latencies
 
 
-def connect(address: list[Any], size: int, connections: int, seconds: float) -> dict[str, float]:
+def connect(
+    address: list[Any], size: int, connections: int, seconds: float, roots: Sequence[int] = ()
+) -> dict[str, float]:
     """Connect, request, response, close; `connections` of them in flight."""
-    data = content(size)
+    return _timed(partial(_connections, tuple(address), content(size), connections), seconds, roots)
+
+
+def _connections(address: tuple[str, int], data: bytes, count: int, seconds: float) -> list[float]:
     latencies: list[float] = []
     now = time.perf_counter
     epoll = select.epoll()
     live: dict[int, tuple[socket.socket, float]] = {}
+    size = len(data)
     end = now() + seconds
 
     def begin() -> None:
-        client = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         began = now()
-        client.connect_ex(tuple(address))
-        live[client.fileno()] = client, began
-        epoll.register(client, select.EPOLLOUT)
+        client = socket.socket()
+        # Waits for the kernel of the other end only, which is this same machine's, and not for who accepts.
+        client.connect(address)
+        client.send(data)
+        fd = client.fileno()
+        live[fd] = client, began
+        epoll.register(fd, select.EPOLLIN)
 
-    for _ in range(connections):
+    for _ in range(count):
         begin()
     while live:
         ready = epoll.poll(_HANG_S)
         if not ready:
             raise AssertionError(f"{len(live)} connections hang")
-        for fd, events in ready:
-            client, began = live[fd]
-            if not events & select.EPOLLIN:
-                client.send(data)
-                epoll.modify(client, select.EPOLLIN)
-                continue
-            client.settimeout(_HANG_S)
-            _receive(client, data)
-            del live[fd]
+        for fd, _ in ready:
+            client, began = live.pop(fd)
+            got = client.recv(size)
+            if got != data:
+                client.settimeout(_HANG_S)
+                _receive(client, data, got)
+            after = now()
             client.close()
-            latencies.append(now() - began)
-            if now() < end:
+            latencies.append(after - began)
+            if after < end:
                 begin()
-    return _described(latencies, seconds, "per_s")
+    epoll.close()
+    return latencies
 
 
-def hold(address: list[Any], connections: int) -> dict[str, float]:
-    """Open connections, use each once, say how many, and hold them until standard input ends."""
+def hold(harness: Harness, address: list[Any], most: int) -> None:
+    """Open connections, use each once, up to `most` or until one is not served; say how many, and hold them."""
     held: deque[socket.socket] = deque()
-    for _ in range(connections):
-        client = _connect(address)
-        client.sendall(b"x")
-        _receive(client, b"x")
+    while len(held) < most and (client := _served(address)) is not None:
         held.append(client)
-    print(json.dumps({"held": len(held)}), flush=True)
-    sys.stdin.read()
-    return {}
+    harness.say({"held": len(held)})
+    harness.heed()
 
 
-def datagrams(
-    address: list[Any], size: int, flows: int, seconds: float, per_s: float, segmented: bool = False
-) -> dict[str, float]:
-    """Send datagrams, taking turns among the flows; as many as go if `per_s` is 0. Delivery is counted elsewhere."""
+def bulk(harness: Harness, address: list[Any], streams: int, ways: str) -> None:
+    """So many streams for each of the `ways` (`u`, `d`, `ud`). Says when all are open, then how much has come."""
+    pump = Pump()
+    opened: list[socket.socket] = []
+    for way in ways.encode():
+        for _ in range(streams):
+            stream = _connect(address)
+            stream.send(bytes([way]))
+            opened.append(stream)
+    for at, stream in enumerate(opened):
+        # The way is open as far as the container when something comes from there.
+        if ways.encode()[at // streams] == UP[0]:
+            if stream.recv(1) != OPEN:
+                raise AssertionError("a stream was closed at once")
+            pump.send_on(stream)
+        else:
+            pump.receive_on(stream)
+    pump.watch(harness.fileno())
+    harness.say(pump.count())
+    while True:
+        if pump.turn():
+            if not harness.heed():
+                return pump.end()
+            harness.say(pump.count())
+
+
+def datagrams(address: list[Any], size: int, flows: int, seconds: float, per_s: float) -> dict[str, float]:
+    """Send so many datagrams a second, taking turns among the flows. Delivery is counted elsewhere."""
+    sends = _sends(address, size, flows)
+    now = time.perf_counter
+    began = now()
+    end = began + seconds
+    sent = 0
+    while True:
+        at = now()
+        if at >= end:
+            break
+        if sent < (at - began) * per_s:  # else spin, as a sleep is longer than the gap
+            sent += _turn(sends)
+    return {"sent": sent, "sent_per_s": sent / (now() - began)}
+
+
+def saturate(harness: Harness, address: list[Any], size: int, flows: int, segmented: bool = False) -> None:
+    """Send as many datagrams as go, taking turns among the flows. Delivery is counted elsewhere."""
+    sends = _sends(address, size, flows, segmented)
+    poll = select.poll()
+    poll.register(harness.fileno(), select.POLLIN)
+    harness.say({})
+    while not poll.poll(0):
+        _turn(sends)
+
+
+def _sends(address: list[Any], size: int, flows: int, segmented: bool = False) -> list[Callable[[], int]]:
     data = content(size)
     sends: list[Callable[[], int]] = []
     for _ in range(flows):
@@ -205,22 +301,17 @@ def datagrams(
             sends.append(SegmentingSender(sock, size).send)
         else:
             sends.append(partial(Sender(sock, size).send, 32))
-    now = time.perf_counter
-    began = now()
-    end = began + seconds
+    return sends
+
+
+def _turn(sends: list[Callable[[], int]]) -> int:
     sent = 0
-    while True:
-        at = now()
-        if at >= end:
-            break
-        if per_s and sent >= (at - began) * per_s:
-            continue  # too early: spin, as a sleep is longer than the gap
-        for send in sends:
-            try:
-                sent += send()
-            except ConnectionRefusedError:
-                continue  # nobody there yet, or a peer that lets errors through
-    return {"sent": sent, "sent_per_s": sent / (now() - began)}
+    for send in sends:
+        try:
+            sent += send()
+        except ConnectionRefusedError:
+            continue  # nobody there yet, or a peer that lets errors through
+    return sent
 
 
 def _send_one(send: Callable[[bytes], int], data: bytes) -> int:
@@ -237,20 +328,30 @@ def burst(address: list[Any], size: int, count: int) -> dict[str, float]:
     return {"sent": sent}
 
 
-def sink(address: list[Any], size: int, seconds: float) -> dict[str, float]:
-    """Send one datagram, and count what comes back, until the container's end of `seconds` and nothing more comes."""
+def sink(harness: Harness, address: list[Any], size: int) -> None:
+    """Send one datagram, and count what comes back; say how much, when the first comes and when asked."""
     sock = with_room(_connect_datagrams(address))
+    sock.settimeout(_HANG_S)
     receiver = Receiver(sock)
     sock.send(content(size))
+    sock.recv(1)
     poll = select.poll()
     poll.register(sock, select.POLLIN)
+    poll.register(harness.fileno(), select.POLLIN)
     counted = [0, 0, 0]
-    end = time.perf_counter() + seconds
-    while (left := end + 0.1 - time.perf_counter()) > 0:
-        poll.poll(1e3 * left)
-        for each, value in enumerate(receiver.count()):
-            counted[each] += value
-    return dict(zip(("datagrams", "bytes", "damaged"), counted, strict=True))
+    goes_on = True
+    asked = True
+    while goes_on:
+        if asked:
+            found = dict(zip(("amount", "bytes", "damaged"), counted, strict=True))
+            harness.say({**found, "at": time.perf_counter()})
+            asked = False
+        for fd, _ in poll.poll():
+            if fd == harness.fileno():
+                goes_on = asked = harness.heed()
+                continue
+            for each, value in enumerate(receiver.count()):
+                counted[each] += value
 
 
 def _connect_datagrams(address: list[Any]) -> socket.socket:
@@ -260,14 +361,15 @@ def _connect_datagrams(address: list[Any]) -> socket.socket:
     return sock
 
 
-def ping(address: list[Any], size: int, seconds: float) -> dict[str, float]:
+def ping(address: list[Any], size: int, seconds: float, roots: Sequence[int] = ()) -> dict[str, float]:
     """Datagram and reply, one in flight."""
     sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     sock.connect(tuple(address))
     sock.settimeout(_HANG_S)
-    data = content(size)
-    sock.send(data)
-    sock.recv(1 << 16)
+    return _timed(partial(_pings, sock, content(size)), seconds, roots)
+
+
+def _pings(sock: socket.socket, data: bytes, seconds: float) -> list[float]:
     latencies: list[float] = []
     now = time.perf_counter
     end = now() + seconds
@@ -279,7 +381,7 @@ def ping(address: list[Any], size: int, seconds: float) -> dict[str, float]:
         after = now()
         latencies.append(after - then)
         then = after
-    return _described(latencies, seconds, "per_s")
+    return latencies
 
 
 def _connect(address: list[Any]) -> socket.socket:
@@ -288,26 +390,15 @@ def _connect(address: list[Any]) -> socket.socket:
     return client
 
 
-def _described(latencies: list[float], seconds: float, rate: str) -> dict[str, float]:
-    if not latencies:
-        raise AssertionError("not one exchange was completed")
-    latencies.sort()
-    found = {name: percentile(latencies, share) * 1e6 for name, share in _PERCENTILES.items()}
-    return {rate: len(latencies) / seconds, **found}
+PROGRAMS: dict[str, Callable[..., dict[str, float]]] = {
+    "exchange": exchange,
+    "beside_bulk": beside_bulk,
+    "fill": fill,
+    "connect": connect,
+    "datagrams": datagrams,
+    "burst": burst,
+    "ping": ping,
+}
 
-
-if __name__ == "__main__":
-    program: dict[str, Callable[..., dict[str, float]]] = {
-        "exchange": exchange,
-        "beside_bulk": beside_bulk,
-        "fill": fill,
-        "connect": connect,
-        "hold": hold,
-        "datagrams": datagrams,
-        "burst": burst,
-        "sink": sink,
-        "ping": ping,
-    }
-    result = program[sys.argv[1]](**json.loads(sys.argv[2]))
-    if result:
-        print(json.dumps(result))
+# These say what they have found when asked, and end when they are let go.
+STAYING: dict[str, Callable[..., None]] = {"hold": hold, "bulk": bulk, "saturate": saturate, "sink": sink}

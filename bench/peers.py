@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,8 +21,6 @@ import psutil
 
 from bench.world import CONTAINER_IP, HOST_IP, BenchWorld, LoadError
 from tests.lab.namespaces import HOST
-
-HOST_PORT = 9000
 
 _BUILD = Path(__file__).parents[1] / "build"
 _FOLDERS = ["build/docker/usr/sbin", "build/peers/usr/sbin", "build/peers/usr/bin", "build/peers/lib/systemd"]
@@ -44,12 +43,21 @@ class Running(NamedTuple):
     processes: list[psutil.Process]
 
 
+class Beside(NamedTuple):
+    """What a peer's command needs: processes that run already, and the environment to start it in."""
+
+    processes: list[psutil.Process]
+    environment: Mapping[str, str]
+
+
 class Peer:
     """One way from the client to the container."""
 
     protocols: tuple[str, ...] = ("tcp", "udp")
     # With docker-proxy's command line: can be measured port by port, and from spawn to answer.
     command: tuple[str, ...] | None = None
+    # Not so if it is another peer's command with flags that tell only when a client comes.
+    starts_as_another = False
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -62,20 +70,21 @@ class Peer:
         return ""
 
     @contextlib.contextmanager
-    def before(self, world: BenchWorld, proto: str, container_port: int) -> Iterator[Running]:
+    def before(self, world: BenchWorld, proto: str, host_port: int, container_port: int) -> Iterator[Running]:
+        """It carries the one port to the other for the time of the block."""
         raise NotImplementedError
 
     @contextlib.contextmanager
-    def beside(self) -> Iterator[list[psutil.Process]]:
-        """What `command` needs to run already, outside of the world, and what its memory is counted with."""
-        yield []
+    def beside(self) -> Iterator[Beside]:
+        """What `command` needs, outside of the world; its memory is counted with the command's."""
+        yield Beside([], os.environ)
 
 
 class Direct(Peer):
     """No proxy: the client speaks to the container, by way of the host's forwarding."""
 
     @contextlib.contextmanager
-    def before(self, world: BenchWorld, proto: str, container_port: int) -> Iterator[Running]:
+    def before(self, world: BenchWorld, proto: str, host_port: int, container_port: int) -> Iterator[Running]:
         yield Running((CONTAINER_IP, container_port), [])
 
 
@@ -83,12 +92,12 @@ class Dnat(Peer):
     """The kernel's DNAT, with the rules that Docker makes for a published port."""
 
     @contextlib.contextmanager
-    def before(self, world: BenchWorld, proto: str, container_port: int) -> Iterator[Running]:
+    def before(self, world: BenchWorld, proto: str, host_port: int, container_port: int) -> Iterator[Running]:
         to = f"--to-destination {CONTAINER_IP}:{container_port}"
-        rules = f"*nat\n-A PREROUTING -d {HOST_IP} -p {proto} -m {proto} --dport {HOST_PORT} -j DNAT {to}\nCOMMIT\n"
+        rules = f"*nat\n-A PREROUTING -d {HOST_IP} -p {proto} -m {proto} --dport {host_port} -j DNAT {to}\nCOMMIT\n"
         world.run("iptables-restore", stdin=rules)
         try:
-            yield Running((HOST_IP, HOST_PORT), [])
+            yield Running((HOST_IP, host_port), [])
         finally:
             world.run("iptables", "-t", "nat", "-F")
 
@@ -112,27 +121,31 @@ class Program(Peer):
         )  # fmt: skip
         return next((line for line in (done.stdout + done.stderr).splitlines() if any(map(str.isdigit, line))), "")
 
-    def arguments(self, proto: str, container_port: int, folder: Path) -> Sequence[str]:
+    def arguments(self, proto: str, host_port: int, container_port: int, folder: Path) -> Sequence[str]:
         raise NotImplementedError
 
     @contextlib.contextmanager
-    def before(self, world: BenchWorld, proto: str, container_port: int) -> Iterator[Running]:
+    def before(self, world: BenchWorld, proto: str, host_port: int, container_port: int) -> Iterator[Running]:
         with tempfile.TemporaryDirectory() as folder:
-            words = [f"{self.path()}", *self.arguments(proto, container_port, Path(folder))]
+            words = [f"{self.path()}", *self.arguments(proto, host_port, container_port, Path(folder))]
             environment = ["env", f"LD_LIBRARY_PATH={_LIBRARIES}"]
             with ended(world, [*environment, *words]) as process:
-                _wait_until_bound(world, proto, process)
-                yield Running((HOST_IP, HOST_PORT), [psutil.Process(process.pid)])
+                _wait_until_bound(world, proto, host_port, process)
+                yield Running((HOST_IP, host_port), [psutil.Process(process.pid)])
 
 
 class DockerProxyLike(Program):
     """docker-proxy, and whatever has its command line."""
 
-    def __init__(self, name: str, command: Sequence[str], version_flag: str = "-version") -> None:
+    def __init__(
+        self, name: str, command: Sequence[str], version_flag: str = "-version", *, starts_as_another: bool = False
+    ) -> None:
         super().__init__(name)
         self.program = command[0]
         self.command = tuple(command)
         self.version_flag = version_flag
+        self.starts_as_another = starts_as_another
+        self.environment: list[str] = []  # `NAME=VALUE`, besides our own
 
     def missing(self) -> str | None:
         if self.path() is None:
@@ -141,15 +154,15 @@ class DockerProxyLike(Program):
         return None
 
     @contextlib.contextmanager
-    def before(self, world: BenchWorld, proto: str, container_port: int) -> Iterator[Running]:
+    def before(self, world: BenchWorld, proto: str, host_port: int, container_port: int) -> Iterator[Running]:
         assert self.command is not None
-        ends = ["-proto", proto, "-host-ip", HOST_IP, "-host-port", str(HOST_PORT)]
+        ends = ["-proto", proto, "-host-ip", HOST_IP, "-host-port", str(host_port)]
         words = [*ends, "-container-ip", CONTAINER_IP, "-container-port", str(container_port)]
-        with ended(world, [*_ANSWERS_ON_3, *self.command, *words]) as process:
+        with ended(world, ["env", *self.environment, *_ANSWERS_ON_3, *self.command, *words]) as process:
             assert process.stdout is not None
             if process.stdout.readline() != "0\n":
                 raise LoadError(f"{self.name} did not start: {process.stdout.read().strip()}")
-            yield Running((HOST_IP, HOST_PORT), [psutil.Process(process.pid)])
+            yield Running((HOST_IP, host_port), [psutil.Process(process.pid)])
 
 
 class Stub(DockerProxyLike):
@@ -160,36 +173,33 @@ class Stub(DockerProxyLike):
         self._engine = list(engine)
 
     @contextlib.contextmanager
-    def before(self, world: BenchWorld, proto: str, container_port: int) -> Iterator[Running]:
-        with _run_dir() as folder, ended(world, self._command(folder), stderr=subprocess.PIPE) as engine:
+    def before(self, world: BenchWorld, proto: str, host_port: int, container_port: int) -> Iterator[Running]:
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            ended(world, self._engine_in(folder), stderr=subprocess.PIPE) as engine,
+        ):
             _wait_for_engine(engine)
-            with super().before(world, proto, container_port) as running:
+            self.environment = [f"{_RUN_DIR}={folder}"]
+            with super().before(world, proto, host_port, container_port) as running:
                 yield Running(running.address, [*running.processes, psutil.Process(engine.pid)])
 
     @contextlib.contextmanager
-    def beside(self) -> Iterator[list[psutil.Process]]:
-        with _run_dir() as folder:
-            engine = subprocess.Popen(self._command(folder), stderr=subprocess.PIPE, text=True)
+    def beside(self) -> Iterator[Beside]:
+        with tempfile.TemporaryDirectory() as folder:
+            engine = subprocess.Popen(self._engine_in(folder), stderr=subprocess.PIPE, text=True)
             try:
                 _wait_for_engine(engine)
-                yield [psutil.Process(engine.pid)]
+                yield Beside([psutil.Process(engine.pid)], os.environ | {_RUN_DIR: folder})
             finally:
                 engine.kill()
                 engine.communicate()
 
-    def _command(self, folder: Path) -> list[str]:
-        return [*self._engine, "--run-dir", str(folder)]
+    def _engine_in(self, folder: str) -> list[str]:
+        return [*self._engine, "--run-dir", folder]
 
 
-@contextlib.contextmanager
-def _run_dir() -> Iterator[Path]:
-    """An engine's run directory, which stubs find by the environment."""
-    with tempfile.TemporaryDirectory() as folder:
-        os.environ["PYPROXY_RUN_DIR"] = folder
-        try:
-            yield Path(folder)
-        finally:
-            del os.environ["PYPROXY_RUN_DIR"]
+# Where a stub looks for its engine's run directory.
+_RUN_DIR = "PYPROXY_RUN_DIR"
 
 
 def _wait_for_engine(engine: subprocess.Popen[str]) -> None:
@@ -204,27 +214,31 @@ class Socat(Program):
     program = "socat"
     version_flag = "-V"
 
-    def arguments(self, proto: str, container_port: int, folder: Path) -> Sequence[str]:
+    def arguments(self, proto: str, host_port: int, container_port: int, folder: Path) -> Sequence[str]:
         if proto == "tcp":
-            listen = f"TCP-LISTEN:{HOST_PORT},bind={HOST_IP},fork,reuseaddr,backlog=4096,nodelay"
+            listen = f"TCP-LISTEN:{host_port},bind={HOST_IP},fork,reuseaddr,backlog=4096,nodelay"
             return [listen, f"TCP:{CONTAINER_IP}:{container_port},nodelay"]
-        listen = f"UDP-LISTEN:{HOST_PORT},bind={HOST_IP},fork,reuseaddr"
+        listen = f"UDP-LISTEN:{host_port},bind={HOST_IP},fork,reuseaddr"
         return [listen, f"UDP:{CONTAINER_IP}:{container_port}"]
 
 
 class Haproxy(Program):
-    """In TCP mode, splicing when it sees fit, with its default number of threads."""
+    """In TCP mode, splicing when it sees fit, with its default number of threads.
+
+    It wants to know how many connections, and refuses to start if they could need more descriptors than there are: two
+    each, and pipes of two more for a quarter of them.
+    """
 
     program = "haproxy"
     version_flag = "-v"
     protocols = ("tcp",)
 
-    def arguments(self, proto: str, container_port: int, folder: Path) -> Sequence[str]:
+    def arguments(self, proto: str, host_port: int, container_port: int, folder: Path) -> Sequence[str]:
         configuration = folder / "haproxy.cfg"
         configuration.write_text(
-            "global\n maxconn 3900\n"
+            f"global\n maxconn {(resource.getrlimit(resource.RLIMIT_NOFILE)[1] - 200) * 2 // 5}\n"
             "defaults\n mode tcp\n option splice-auto\n timeout connect 10s\n timeout client 1h\n timeout server 1h\n"
-            f"listen port\n bind {HOST_IP}:{HOST_PORT}\n server container {CONTAINER_IP}:{container_port}\n"
+            f"listen port\n bind {HOST_IP}:{host_port}\n server container {CONTAINER_IP}:{container_port}\n"
         )
         return ["-db", "-q", "-f", str(configuration)]
 
@@ -235,7 +249,7 @@ class Nginx(Program):
     program = "nginx"
     version_flag = "-v"
 
-    def arguments(self, proto: str, container_port: int, folder: Path) -> Sequence[str]:
+    def arguments(self, proto: str, host_port: int, container_port: int, folder: Path) -> Sequence[str]:
         found = [*_BUILD.glob("peers/usr/lib/nginx/modules/ngx_stream_module.so"),
                  *Path("/usr/lib/nginx/modules").glob("ngx_stream_module.so")]  # fmt: skip
         configuration = folder / "nginx.conf"
@@ -245,7 +259,7 @@ class Nginx(Program):
             "worker_rlimit_nofile 100000;\nevents {{ worker_connections 50000; }}\n".replace("{{", "{").replace(
                 "}}", "}"
             )
-            + f"stream {{ server {{ listen {HOST_IP}:{HOST_PORT}{udp};"
+            + f"stream {{ server {{ listen {HOST_IP}:{host_port}{udp};"
             f" proxy_pass {CONTAINER_IP}:{container_port}; }} }}\n"
         )
         return ["-p", str(folder), "-c", str(configuration), "-e", str(folder / "log")]
@@ -262,22 +276,22 @@ class SocketProxyd(Program):
             return "no systemd-socket-proxyd and systemd-socket-activate here (make bench-deps)"
         return None
 
-    def arguments(self, proto: str, container_port: int, folder: Path) -> Sequence[str]:
+    def arguments(self, proto: str, host_port: int, container_port: int, folder: Path) -> Sequence[str]:
         return [f"--connections-max={20_000}", f"{CONTAINER_IP}:{container_port}"]
 
     @contextlib.contextmanager
-    def before(self, world: BenchWorld, proto: str, container_port: int) -> Iterator[Running]:
+    def before(self, world: BenchWorld, proto: str, host_port: int, container_port: int) -> Iterator[Running]:
         activate = f"{shutil.which('systemd-socket-activate', path=_PATH)}"
         words = [
             activate,
             "-l",
-            f"{HOST_IP}:{HOST_PORT}",
+            f"{HOST_IP}:{host_port}",
             f"{self.path()}",
-            *self.arguments(proto, container_port, Path()),
+            *self.arguments(proto, host_port, container_port, Path()),
         ]
         with ended(world, ["env", f"LD_LIBRARY_PATH={_LIBRARIES}", *words]) as process:
-            _wait_until_bound(world, proto, process)
-            yield Running((HOST_IP, HOST_PORT), [psutil.Process(process.pid)])
+            _wait_until_bound(world, proto, host_port, process)
+            yield Running((HOST_IP, host_port), [psutil.Process(process.pid)])
 
 
 def known_peers() -> list[Peer]:
@@ -288,7 +302,7 @@ def known_peers() -> list[Peer]:
         DockerProxyLike("docker-proxy", ["docker-proxy"], version_flag="-v"),
         Direct("direct"),
         Dnat("dnat"),
-        DockerProxyLike("pyproxy-asyncio", [pyproxy, "-loop=asyncio"]),
+        DockerProxyLike("pyproxy-asyncio", [pyproxy, "-loop=asyncio"], starts_as_another=True),
         Stub("pyproxy-engine", f"{pyproxy}-stub", [pyproxy, "engine"]),
         Nginx("nginx"),
         Haproxy("haproxy"),
@@ -328,12 +342,12 @@ def ended(world: BenchWorld, words: Sequence[str], stderr: int = subprocess.DEVN
         world.forget(process)
 
 
-def _wait_until_bound(world: BenchWorld, proto: str, process: subprocess.Popen[str]) -> None:
+def _wait_until_bound(world: BenchWorld, proto: str, host_port: int, process: subprocess.Popen[str]) -> None:
     """These peers do not say when they listen, so the kernel is asked until it lists the port."""
     flag = "-ltnH" if proto == "tcp" else "-lunH"
     for _ in range(500):
-        if world.run("ss", flag, f"sport = :{HOST_PORT}").strip():
+        if world.run("ss", flag, f"sport = :{host_port}").strip():
             return
         if process.poll() is not None:
             break
-    raise LoadError(f"it does not listen on port {HOST_PORT}: status {process.poll()}")
+    raise LoadError(f"it does not listen on port {host_port}: status {process.poll()}")

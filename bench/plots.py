@@ -23,6 +23,7 @@ _COLOURS = {
     "direct": "#9aa0a6",
     "dnat": "#5f6368",
     "pyproxy-asyncio": "#e8a0aa",
+    "pyproxy-engine": "#a4303f",
     "nginx": "#3a9e5c",
     "haproxy": "#edae49",
     "socat": "#8d6a9f",
@@ -71,7 +72,7 @@ def _bars(run: Run) -> Plot | None:
     axes.invert_yaxis()
     axes.set_xscale("log")
     axes.set_xticks([0.1, 0.2, 0.5, 1, 2, 5, 10], ["0.1", "0.2", "0.5", "1", "2", "5", "10"])
-    axes.set_xlabel("times as good as docker-proxy (the line at 1); longer is better; lines: lowest and highest round")
+    axes.set_xlabel("times as good as docker-proxy (the line at 1); longer is better; lines: its median's interval")
     handles = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
     axes.legend(handles.values(), handles.keys(), loc="lower right", fontsize=8)
     return plot

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from bench.results import Run
 from bench.scenarios import FIGURES, SCENARIOS, Figure, Scenario
-from bench.stats import Summary, is_noisy, ratios, summarize
+from bench.stats import CERTAIN, Summary, is_noisy, ratios, summarize
 
 BASE = "docker-proxy"
 LIMIT = "direct"
@@ -24,6 +24,7 @@ class Row(NamedTuple):
     """A figure of a peer in a scenario."""
 
     scenario: Scenario
+    name: str
     figure: Figure
     peer: str
     value: Summary
@@ -43,7 +44,7 @@ def rows(run: Run, *, first_figures: bool = False) -> Iterator[Row]:
                 values = run.values(scenario.name, peer, name)
                 value = summarize(values)
                 if value is not None:
-                    yield Row(scenario, FIGURES[name], peer, value, ratios(values, base), ratios(values, limit),
+                    yield Row(scenario, name, FIGURES[name], peer, value, ratios(values, base), ratios(values, limit),
                               is_noisy(limit))  # fmt: skip
 
 
@@ -63,17 +64,28 @@ def number(value: float) -> str:
 
 
 def ratio(summary: Summary | None) -> str:
-    """`1.23 (1.20-1.31)`; the range is left out of a ratio to itself."""
+    """`1.23 (1.20-1.31)`, with a `?` if the interval is too wide; it is left out of a ratio to itself."""
     if summary is None:
         return ""
     if summary.low == summary.high == 1:
         return "1"
-    return f"{summary.median:.2f} ({summary.low:.2f}-{summary.high:.2f})"
+    doubt = "" if summary.is_certain else "?"
+    return f"{summary.median:.2f}{doubt} ({summary.low:.2f}-{summary.high:.2f})"
+
+
+def legend(run: Run) -> str:
+    """What the numbers are."""
+    rounds = sorted({len(by_peer) for cells in run.cells.values() for by_peer in cells.values()})
+    span = f"{rounds[0]} to {rounds[-1]}" if len(rounds) > 1 else f"{rounds[0] if rounds else 0}"
+    return (
+        f"medians of {span} rounds in one run, in brackets the interval that holds the true median about 9 times in 10;"
+        f" `?` where it reaches further than {CERTAIN:.1%} from it, so that another run may differ by more than 15 %"
+    )
 
 
 def print_table(run: Run, console: Console) -> None:
     """A small table for each scenario, to fit a terminal of 80 columns."""
-    console.print(f"Medians of {run.rounds} rounds; ratios round by round, with their range.")
+    console.print(f"Ratios round by round: {legend(run)}.", markup=False)
     by_scenario: dict[str, list[Row]] = {}
     for row in rows(run):
         by_scenario.setdefault(row.scenario.name, []).append(row)
@@ -112,8 +124,17 @@ def remarks(run: Run) -> list[str]:
     if run.interrupted:
         lines.append("Interrupted: what is missing was not measured.")
     lines += [f"Skipped: {peer}: {why}." for peer, why in run.skipped.items()]
-    for scenario, peers in run.errors.items():
-        lines += [f"Failed: {scenario}: {peer}: {why}" for peer, why in peers.items()]
+    for scenario in SCENARIOS:
+        if "held" in scenario.figures and scenario.family == "idle":
+            for peer in run.cells.get(scenario.name, ()):
+                held = summarize(run.values(scenario.name, peer, "held"))
+                if held is not None and held.median < scenario.size:
+                    lines.append(
+                        f"Fewer: {scenario.name}: {peer} held {held.median:,.0f}, and its memory is told of those;"
+                        f" a process may open {m['descriptors']:,} files here."
+                    )
+    for name, peers in run.errors.items():
+        lines += [f"Failed: {name}: {peer}: {why}" for peer, why in peers.items()]
     return lines
 
 
@@ -150,7 +171,7 @@ def readme_section(run: Run, source: str) -> str:
     """The README's table: the first two figures of each scenario, as ratios to docker-proxy's."""
     peers = [peer for peer in run.peers if peer not in (BASE, "pyproxy-asyncio")]
     lines = [
-        f"Ratios to docker-proxy, medians of {run.rounds} rounds in one run, in brackets the lowest and the highest.",
+        f"Ratios to docker-proxy: {legend(run)}.",
         "",
         f"| | figure | {' | '.join(peers)} |",
         f"| --- | --- |{' ---: |' * len(peers)}",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import resource
 import subprocess
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -13,18 +14,18 @@ from pathlib import Path
 from typing import Any
 
 # Raised when a reader of older files would misread newer ones.
-SCHEMA = 1
+SCHEMA = 2
 
 
 @dataclass
 class Run:
     """A run. `cells[scenario][peer]` is a list of rounds, each the figures by name, or None where it failed or was
-    not measured (`run.takes_part`).
+    not measured (`run.takes_part`). Scenarios differ in how many rounds they have, unless `rounds` says how many.
     """
 
     started: str
     command: str
-    rounds: int
+    rounds: int | None
     seconds: float
     quick: bool
     machine: dict[str, Any]
@@ -69,6 +70,7 @@ def machine(tree: Path) -> dict[str, Any]:
         "kernel": platform.release(),
         "cpu": cpu[0] if cpu else platform.machine(),
         "cores": os.cpu_count(),
+        "descriptors": resource.getrlimit(resource.RLIMIT_NOFILE)[1],
         "memory_gb": round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9),
         "python": platform.python_version(),
         "uvloop": _version("uvloop"),

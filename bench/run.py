@@ -1,19 +1,27 @@
-"""A run: scenario by scenario, round by round, peer by peer, so that what disturbs the machine disturbs all alike."""
+"""A run: scenario by scenario, round by round, peer by peer, so that what disturbs the machine disturbs all alike.
+
+The peers of a scenario are started before its first round and ended after its last. Between its turns a peer only
+waits. Each round begins with another of them, as who comes first may find the machine in another state than who comes
+third.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Self
 
 import psutil
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from bench import results
 from bench.iperf import IperfError
-from bench.peers import QUICK, Peer
+from bench.peers import QUICK, Peer, Running
 from bench.results import Run
 from bench.scenarios import Figures, Scenario
+from bench.stats import ratios
 from bench.world import BenchWorld, LoadError
 from tests.lab.namespaces import CommandError
 
@@ -23,17 +31,42 @@ CELL_ERRORS = (LoadError, IperfError, CommandError, subprocess.TimeoutExpired, p
 # After this many failed rounds a peer is not asked again in that scenario.
 _ENOUGH_FAILURES = 2
 
+# Rounds in which every peer is measured. In further ones it is pyproxy, docker-proxy and direct: the ratios between
+# them are what is quoted most.
+ROUNDS_OF_ALL = 5
 
-# Rounds in which every peer is measured. In further ones, and in the scenarios of a quick run only, it is pyproxy,
-# docker-proxy and direct: what is quoted most are the ratios between them, and a median of twice as many is steadier.
-_ROUNDS_OF_ALL = 5
+# By then the ratios are certain, or the machine does not let them be.
+_MOST_ROUNDS = 20
+_MOST_ROUNDS_QUICK = 8
+
+_FIRST_PORT = 9000
 
 
-def takes_part(peer: str, scenario: Scenario, number: int) -> bool:
+def takes_part(peer: str, number: int) -> bool:
     """Whether a peer is measured in round `number`, from 0."""
-    return number < min(_ROUNDS_OF_ALL, scenario.most_rounds) or (
-        peer in QUICK and scenario.quick and number < scenario.most_rounds
-    )
+    return number < ROUNDS_OF_ALL or peer in QUICK
+
+
+def goes_on(run: Run, scenario: Scenario, number: int) -> bool:
+    """Whether there is to be a round `number`, from 0, after what has been measured so far.
+
+    With no fixed number of rounds, until pyproxy's ratios to docker-proxy are certain. That looks at what it waits for,
+    and so finds some certain a little too early; bench/NOTES.md says how often two runs agree.
+    """
+    if number >= scenario.most_rounds:
+        return False
+    if run.rounds is not None:
+        return number < run.rounds
+    if number < ROUNDS_OF_ALL:
+        return True
+    if number >= (_MOST_ROUNDS_QUICK if run.quick else _MOST_ROUNDS):
+        return False
+    ours, base = QUICK[:2]
+    found = [
+        ratios(run.values(scenario.name, ours, figure), run.values(scenario.name, base, figure))
+        for figure in scenario.primary
+    ]
+    return any(summary is not None and not summary.is_certain for summary in found)
 
 
 def measure_all(run: Run, scenarios: Sequence[Scenario], peers: Sequence[Peer], path: Path) -> None:
@@ -45,49 +78,124 @@ def measure_all(run: Run, scenarios: Sequence[Scenario], peers: Sequence[Peer], 
         TextColumn("left"),
         TimeRemainingColumn(),
     )
-    cells = sum(
-        scenario.fits(peer) and takes_part(peer.name, scenario, number)
-        for scenario in scenarios
-        for peer in peers
-        for number in range(run.rounds)
-    )
     with BenchWorld() as world, bar:
-        task = bar.add_task("", total=cells)
+        # Counted as if each scenario needed the least rounds: more of them lengthen it when they come.
+        task = bar.add_task("", total=sum(_least_rounds(run, s) * _fitting(s, peers) for s in scenarios))
         try:
             for scenario in scenarios:
                 fitting = [peer for peer in peers if scenario.fits(peer)]
                 run.cells[scenario.name] = {peer.name: [] for peer in fitting}
-                for number in range(run.rounds):
-                    for peer in fitting:
-                        if not takes_part(peer.name, scenario, number):
-                            run.cells[scenario.name][peer.name].append(None)
-                            continue
-                        bar.update(task, description=f"{scenario.name} {peer.name}")
-                        _measure_cell(run, world, scenario, peer)
-                        bar.advance(task)
+                with Field(world, scenario, fitting, run.seconds) as field:
+                    number = 0
+                    while goes_on(run, scenario, number):
+                        taking_part = [peer for peer in fitting if takes_part(peer.name, number)]
+                        if number >= _least_rounds(run, scenario):
+                            bar.update(task, total=(bar.tasks[0].total or 0) + len(taking_part))
+                        for peer in _rotated(fitting, number):
+                            cell = None
+                            if peer in taking_part:
+                                bar.update(task, description=f"{scenario.name} {peer.name}")
+                                cell = _cell(run, field, scenario, peer, number)
+                                bar.advance(task)
+                            run.cells[scenario.name][peer.name].append(cell)
+                        number += 1
                 results.write(run, path)
         except KeyboardInterrupt:
             run.interrupted = True
             results.write(run, path)
 
 
-def _measure_cell(run: Run, world: BenchWorld, scenario: Scenario, peer: Peer) -> None:
-    rounds = run.cells[scenario.name][peer.name]
-    failures = sum(cell is None and takes_part(peer.name, scenario, number) for number, cell in enumerate(rounds))
-    if failures >= _ENOUGH_FAILURES:
-        rounds.append(None)
-        return
+def _least_rounds(run: Run, scenario: Scenario) -> int:
+    return min(run.rounds or ROUNDS_OF_ALL, scenario.most_rounds)
+
+
+def _fitting(scenario: Scenario, peers: Sequence[Peer]) -> int:
+    return sum(scenario.fits(peer) for peer in peers)
+
+
+def _rotated(peers: Sequence[Peer], number: int) -> list[Peer]:
+    first = number % max(1, len(peers))
+    return [*peers[first:], *peers[:first]]
+
+
+def _cell(run: Run, field: Field, scenario: Scenario, peer: Peer, number: int) -> Figures | None:
+    """None if it failed, or has failed often enough."""
+    failed = sum(cell is None for cell in run.cells[scenario.name][peer.name][:ROUNDS_OF_ALL])
+    if failed >= _ENOUGH_FAILURES:
+        return None
     try:
-        rounds.append(measure_once(world, scenario, peer, run.seconds))
+        return field.measure(peer, besides=number < ROUNDS_OF_ALL)
     except CELL_ERRORS as exc:
-        rounds.append(None)
         run.errors.setdefault(scenario.name, {})[peer.name] = f"{type(exc).__name__}: {exc}"
+        return None
+
+
+class Field:
+    """The peers of a scenario, those that run. Use as a context manager; leaving it ends them all."""
+
+    def __init__(self, world: BenchWorld, scenario: Scenario, peers: Sequence[Peer], seconds: float) -> None:
+        self._world = world
+        self._scenario = scenario
+        self._seconds = seconds
+        self._ports = {peer.name: _FIRST_PORT + index for index, peer in enumerate(peers)}
+        self._running: dict[str, tuple[Running, contextlib.ExitStack]] = {}
+        self._stays = scenario.measure is not None and not scenario.fresh
+        for peer in peers if self._stays else ():
+            with contextlib.suppress(*CELL_ERRORS):  # its first round tries again, and keeps the error
+                self._start(peer)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for _running, stack in self._running.values():
+            stack.close()
+
+    def measure(self, peer: Peer, *, besides: bool) -> Figures:
+        """One cell. Raises one of CELL_ERRORS, and has then ended the peer, which is started again for the next."""
+        if self._scenario.measure_command is not None:
+            return self._scenario.measure_command(peer, self._seconds)
+        if peer.name not in self._running:
+            self._start(peer)
+        running, _ = self._running[peer.name]
+        try:
+            found = self._measured(running, besides=besides)
+        except CELL_ERRORS:
+            self._end(peer)
+            raise
+        if not self._stays:
+            self._end(peer)
+        return found
+
+    def _measured(self, running: Running, *, besides: bool) -> Figures:
+        assert self._scenario.measure is not None
+        found = self._scenario.measure(self._world, running, self._seconds)
+        if besides and self._scenario.besides is not None:
+            found |= self._scenario.besides(self._world, running, self._seconds, found)
+        return found
+
+    def _start(self, peer: Peer) -> None:
+        """And warm up: processes started, modules imported, code and tables in caches."""
+        stack = contextlib.ExitStack()
+        port = self._ports[peer.name]
+        before = peer.before(self._world, self._scenario.proto, port, self._scenario.container_port)
+        self._running[peer.name] = stack.enter_context(before), stack
+        if self._stays:
+            assert self._scenario.measure is not None
+            try:
+                self._scenario.measure(self._world, self._running[peer.name][0], min(self._seconds, _WARM_UP_S))
+            except CELL_ERRORS:
+                self._end(peer)
+                raise
+
+    def _end(self, peer: Peer) -> None:
+        self._running.pop(peer.name)[1].close()
+
+
+_WARM_UP_S = 0.05
 
 
 def measure_once(world: BenchWorld, scenario: Scenario, peer: Peer, seconds: float) -> Figures:
-    """One cell. Raises one of CELL_ERRORS."""
-    if scenario.measure_command is not None:
-        return scenario.measure_command(peer, seconds)
-    assert scenario.measure is not None
-    with peer.before(world, scenario.proto, scenario.container_port) as running:
-        return scenario.measure(world, running, seconds)
+    """One cell by itself. Raises one of CELL_ERRORS."""
+    with Field(world, scenario, [], seconds) as field:
+        return field.measure(peer, besides=True)

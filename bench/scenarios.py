@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
+import math
 import os
 import resource
 import signal
-import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import psutil
 
 from bench import usage
-from bench.iperf import bits_per_second, received_bytes
+from bench.iperf import bits_per_second
 from bench.peers import Peer, Running
 from bench.stats import percentile
-from bench.world import CLIENT, DATAGRAM_PORT, ECHO_PORT, IPERF_PORT, MIXED_PORT, BenchWorld, LoadError
+from bench.world import BULK_PORT, CLIENT, DATAGRAM_PORT, ECHO_PORT, IPERF_PORT, MIXED_PORT, BenchWorld, LoadError
 
 Figures = dict[str, float]
 
@@ -59,6 +59,9 @@ FIGURES = {
 }
 
 
+Measure = Callable[[BenchWorld, Running, float], Figures]
+
+
 class Scenario(NamedTuple):
     """Some rows of the table. `family` and `size` (streams, connections, ...) place it on a growth curve."""
 
@@ -67,64 +70,99 @@ class Scenario(NamedTuple):
     proto: str
     container_port: int
     figures: tuple[str, ...]
-    measure: Callable[[BenchWorld, Running, float], Figures] | None
+    measure: Measure | None
     family: str = ""
     size: int = 0
     quick: bool = False
-    # Memory does not vary from round to round as speed does: the longest of those scenarios need fewer rounds.
+    # Those whose ratio to docker-proxy decides whether more rounds are needed: what issue and README promise.
+    primary: tuple[str, ...] = ()
+    # The peer is started for each measurement, and not once for all rounds.
+    fresh: bool = False
+    # What does not vary from round to round as speed does, memory, needs fewer where a round takes long.
     most_rounds: int = 100
+    # Further figures from those of `measure`, by all peers in the rounds of all peers only: they take long.
+    besides: Callable[[BenchWorld, Running, float, Figures], Figures] | None = None
     # For peers with docker-proxy's command line only; started by the scenario itself.
     measure_command: Callable[[Peer, float], Figures] | None = None
 
     def fits(self, peer: Peer) -> bool:
-        return self.proto in peer.protocols and (self.measure_command is None or peer.command is not None)
+        if self.proto not in peer.protocols:
+            return False
+        return self.measure_command is None or (peer.command is not None and not peer.starts_as_another)
 
 
 # How much longer than its measurement a load program may take before the peer counts as hung.
-_GRACE_S = 20
+_GRACE_S = 10
+
+# Streams and floods go on for so long before they are counted: windows and buffers have grown, queues are full.
+_RAMP_S = 0.08
 
 
-def _bulk(streams: int, flags: tuple[str, ...]) -> Callable[[BenchWorld, Running, float], Figures]:
-    both_ways = "--bidir" in flags
+class _Count(NamedTuple):
+    """Of what has come to an end since it began, and when that was true."""
 
+    amount: float
+    at: float
+
+
+def _steady(running: Running, seconds: float, read: Callable[[], Sequence[_Count]]) -> tuple[float, dict[str, float]]:
+    """What arrives a second, while it goes on and nothing begins or ends; and the CPU seconds spent on each."""
+    time.sleep(_RAMP_S)
+    cpu, first = usage.cpu(running.processes), read()
+    time.sleep(seconds)
+    spent, last = usage.cpu(running.processes).since(cpu), read()
+    rate = sum((b.amount - a.amount) / (b.at - a.at) for a, b in zip(first, last, strict=True))
+    if not rate:
+        raise LoadError("nothing arrived")
+    # Counters and clocks are read one after the other, so each is taken by its own time.
+    each = {"machine": spent.machine / spent.at / rate}
+    if running.processes:
+        each |= {"total": spent.total / spent.at / rate, "user": spent.user / spent.at / rate}
+    return rate, each
+
+
+def _bulk(streams: int, ways: str) -> Measure:
     def measure(world: BenchWorld, running: Running, seconds: float) -> Figures:
-        ip, port = running.address
-        client = ["iperf3", "-c", ip, "-p", str(port), "-J", "--connect-timeout", "3000"]
-        world.run(*client, "-n", "1M", on=CLIENT, check=False)
-        before = usage.cpu(running.processes)
-        # An amount, as iperf3 knows whole seconds only: about as long at the rates seen here (10 to 20 Gbit/s), and
-        # longer where what is still in so many buffers at the end would be a good part of it.
-        amount = f"{round(2000 * seconds * (1 + streams / 32))}M"
-        # With --bidir, client and server tell by the order of connections which way a stream goes. A proxy that dials
-        # for several clients at a time may change it: both ends of a stream then send, and nobody reads, for ever.
-        timeout_s = 8 + 10 * seconds
-        output = world.run(
-            *client, "-n", amount, "-P", str(streams), *flags, on=CLIENT, check=False, timeout_s=timeout_s
-        )
-        spent = usage.cpu(running.processes).since(before)
-        gb = received_bytes(output, both_ways=both_ways) / 1e9
-        figures = {"bits_per_s": bits_per_second(output, both_ways=both_ways), "machine_s_per_gb": spent.machine / gb}
+        try:
+            with world.staying_load("bulk", _GRACE_S, address=running.address, streams=streams, ways=ways) as ours:
+                receivers = [ask for way, ask in (("u", world.bulk), ("d", ours.ask)) if way in ways]
+                rate, each = _steady(running, seconds, lambda: [_count(receiver()) for receiver in receivers])
+        finally:
+            world.bulk("end")
+        figures = {"bits_per_s": 8 * rate, "machine_s_per_gb": 1e9 * each["machine"]}
         if running.processes:
-            figures |= {"cpu_s_per_gb": spent.total / gb, "cpu_user_s_per_gb": spent.user / gb}
+            figures |= {"cpu_s_per_gb": 1e9 * each["total"], "cpu_user_s_per_gb": 1e9 * each["user"]}
         return figures
 
     return measure
 
 
-def _loaded(what: str, size: int, **more: int) -> Callable[[BenchWorld, Running, float], Figures]:
+def _count(answer: dict[str, Any]) -> _Count:
+    return _Count(answer["amount"], answer["at"])
+
+
+def _iperf(streams: int, *flags: str) -> Measure:
+    """The same by a program that others know, to check our own against it. Whole seconds are all it knows."""
+
+    def measure(world: BenchWorld, running: Running, seconds: float) -> Figures:
+        ip, port = running.address
+        client = ["iperf3", "-c", ip, "-p", str(port), "-J", "--connect-timeout", "3000"]
+        words = [*client, "-t", str(max(1, round(seconds))), "-P", str(streams), *flags]
+        return {"bits_per_s": bits_per_second(world.run(*words, on=CLIENT, check=False, timeout_s=seconds + _GRACE_S))}
+
+    return measure
+
+
+def _loaded(what: str, size: int, **more: int) -> Measure:
     """Exchanges, connections or pings, by a load program that reports rate and percentiles."""
 
     def measure(world: BenchWorld, running: Running, seconds: float) -> Figures:
-        arguments: dict[str, Any] = {"address": running.address, "size": size, **more}
         if what == "ping":
             world.datagrams("echo")
-        world.run_load(what, **arguments, seconds=min(0.1, seconds))
-        before = usage.cpu(running.processes)
-        figures: Figures = world.run_load(what, seconds + _GRACE_S, **arguments, seconds=seconds)
-        spent = usage.cpu(running.processes).since(before)
-        if running.processes:
-            figures["cpu_us_each"] = 1e6 * spent.total / (figures["per_s"] * seconds)
-        return figures
+        roots = [process.pid for process in running.processes]
+        return world.run_load(
+            what, seconds + _GRACE_S, address=running.address, size=size, **more, seconds=seconds, roots=roots
+        )
 
     return measure
 
@@ -140,86 +178,88 @@ def counted(world: BenchWorld, size: int, sent: float) -> int:
     """
     counted = world.datagrams()
     quiet_from = time.perf_counter()
-    while counted["datagrams"] < sent and time.perf_counter() < quiet_from + _QUIET_S:
+    while counted["amount"] < sent and time.perf_counter() < quiet_from + _QUIET_S:
         later = world.datagrams()
-        if later["datagrams"] != counted["datagrams"]:
+        if later["amount"] != counted["amount"]:
             quiet_from = time.perf_counter()
         counted = later
         time.sleep(0.005)  # asking costs the counter time
-    return _undamaged(counted, size)
+    return int(_undamaged(counted, size).amount)
 
 
-def _undamaged(counted: dict[str, int], size: int) -> int:
-    if counted["damaged"] or counted["bytes"] != size * counted["datagrams"]:
-        raise LoadError(f"{counted['damaged']} datagrams damaged, {counted['bytes']} bytes in {counted['datagrams']}")
-    return counted["datagrams"]
+def _undamaged(counted: dict[str, Any], size: int) -> _Count:
+    if counted["damaged"] or counted["bytes"] != size * counted["amount"]:
+        raise LoadError(f"{counted['damaged']} datagrams damaged, {counted['bytes']} bytes in {counted['amount']}")
+    return _count(counted)
 
 
-def _datagrams(
-    size: int, flows: int, *, ladder: bool, segmented: bool = False
-) -> Callable[[BenchWorld, Running, float], Figures]:
+def _delivered(rate: float, each: dict[str, float]) -> Figures:
+    figures = {"delivered_per_s": rate}
+    if "total" in each:
+        figures["cpu_s_per_million"] = 1e6 * each["total"]
+    return figures
+
+
+def _saturated(size: int, flows: int, *, segmented: bool = False) -> Measure:
+    """As many datagrams as go, from the client to the container."""
+
+    def measure(world: BenchWorld, running: Running, seconds: float) -> Figures:
+        world.datagrams("count")
+        with world.staying_load(
+            "saturate", _GRACE_S, address=running.address, size=size, flows=flows, segmented=segmented
+        ):
+            found = _delivered(*_steady(running, seconds, lambda: [_undamaged(world.datagrams(), size)]))
+        counted(world, size, math.inf)  # what is on its way belongs to nobody else
+        return found
+
+    return measure
+
+
+def _lossless(size: int, flows: int) -> Callable[[BenchWorld, Running, float, Figures], Figures]:
+    """The rate up to which 1 % is lost at most: a ladder."""
+
     def once(world: BenchWorld, running: Running, seconds: float, per_s: float) -> tuple[float, float]:
         """Rate delivered, and the share lost."""
         world.datagrams("count")
         sent = world.run_load("datagrams", seconds + _GRACE_S, address=running.address, size=size, flows=flows,
-                              seconds=seconds, per_s=per_s, segmented=segmented)  # fmt: skip
+                              seconds=seconds, per_s=per_s)  # fmt: skip
         arrived = counted(world, size, sent["sent"])
         return arrived / seconds, 1 - arrived / sent["sent"]
 
-    def measure(world: BenchWorld, running: Running, seconds: float) -> Figures:
-        once(world, running, 0.1, 1000.0)
-        before = usage.cpu(running.processes)
-        delivered, _ = once(world, running, seconds, 0)
-        spent = usage.cpu(running.processes).since(before)
-        if not delivered:
-            raise LoadError("not one datagram arrived")
-        figures = {"delivered_per_s": delivered}
-        if running.processes:
-            figures["cpu_s_per_million"] = spent.total / (delivered * seconds / 1e6)
-        if ladder:
-            # Halve the interval between a rate that passes and one that does not, four times: to 6 % of the first.
-            passes, fails, best = 0.0, 1.25 * delivered, 0.0
-            for _ in range(4):
-                rate = (passes + fails) / 2
-                arrived, lost = once(world, running, seconds / 2, rate)
-                if lost <= 0.01:
-                    passes, best = rate, max(best, arrived)
-                else:
-                    fails = rate
-            figures["lossless_per_s"] = best
-        return figures
+    def measure(world: BenchWorld, running: Running, seconds: float, figures: Figures) -> Figures:
+        # Halve the interval between a rate that passes and one that does not, five times: to 4 % of the first.
+        passes, fails, best = 0.0, 1.25 * figures["delivered_per_s"], 0.0
+        for _ in range(5):
+            rate = (passes + fails) / 2
+            arrived, lost = once(world, running, seconds / 2, rate)
+            if lost <= 0.01:
+                passes, best = rate, max(best, arrived)
+            else:
+                fails = rate
+        return {"lossless_per_s": best}
 
     return measure
 
 
-def _flood(size: int) -> Callable[[BenchWorld, Running, float], Figures]:
-    """From the container to the client."""
-
-    def once(world: BenchWorld, running: Running, seconds: float) -> int:
-        world.datagrams(f"flood {size} {seconds}")
-        counted = world.run_load("sink", seconds + _GRACE_S, address=running.address, size=size, seconds=seconds)
-        return _undamaged(counted, size)
+def _flood(size: int) -> Measure:
+    """As many datagrams as go, from the container to the client."""
 
     def measure(world: BenchWorld, running: Running, seconds: float) -> Figures:
-        once(world, running, 0.05)
-        before = usage.cpu(running.processes)
-        arrived = once(world, running, seconds)
-        spent = usage.cpu(running.processes).since(before)
-        if not arrived:
-            raise LoadError("not one datagram arrived")
-        figures = {"delivered_per_s": arrived / seconds}
-        if running.processes:
-            figures["cpu_s_per_million"] = spent.total / (arrived / 1e6)
-        return figures
+        world.datagrams(f"flood {size}")
+        try:
+            with world.staying_load("sink", _GRACE_S, address=running.address, size=size) as ours:
+                return _delivered(*_steady(running, seconds, lambda: [_undamaged(ours.ask(), size)]))
+        finally:
+            world.datagrams("count")
 
     return measure
 
 
-def _burst(size: int, count: int) -> Callable[[BenchWorld, Running, float], Figures]:
+def _burst(size: int, count: int) -> Measure:
     def measure(world: BenchWorld, running: Running, seconds: float) -> Figures:
         lost = []
         world.datagrams("echo")
-        world.run_load("ping", address=running.address, size=size, seconds=0.05)  # processes started, modules imported
+        world.run_load("ping", address=running.address, size=size, seconds=0.02)  # processes started, modules imported
         for _ in range(3):
             world.datagrams("count")
             world.run_load("burst", address=running.address, size=size, count=count)
@@ -229,9 +269,9 @@ def _burst(size: int, count: int) -> Callable[[BenchWorld, Running, float], Figu
     return measure
 
 
-def _fill(descriptors: int) -> Callable[[BenchWorld, Running, float], Figures]:
+def _fill(descriptors: int) -> Measure:
     def measure(world: BenchWorld, running: Running, seconds: float) -> Figures:
-        world.run_load("exchange", address=running.address, size=1, connections=1, seconds=0.05)
+        world.run_load("exchange", address=running.address, size=1, connections=1, seconds=0.02)
         for process in usage.trees(running.processes):
             process.rlimit(psutil.RLIMIT_NOFILE, (descriptors, descriptors))
         # More than one connection for each descriptor nobody can hold, not even a process per connection.
@@ -240,48 +280,39 @@ def _fill(descriptors: int) -> Callable[[BenchWorld, Running, float], Figures]:
     return measure
 
 
-def _idle(wanted: int) -> Callable[[BenchWorld, Running, float], Figures]:
+def _idle(wanted: int) -> Measure:
+    """As many as are wanted, or as the peer can hold: of fewer the figure `held` tells, and the memory is theirs."""
+
     def measure(world: BenchWorld, running: Running, seconds: float) -> Figures:
-        # A proxy of two descriptors a connection must be able to hold them all.
-        connections = min(wanted, (resource.getrlimit(resource.RLIMIT_NOFILE)[1] - 200) // 2)
-        world.run_load("exchange", address=running.address, size=1, connections=1, seconds=0.05)
+        # Client and server of these programs must be able to hold them too.
+        connections = min(wanted, resource.getrlimit(resource.RLIMIT_NOFILE)[1] - 200)
+        world.run_load("exchange", address=running.address, size=1, connections=1, seconds=0.02)
         before = usage.memory(running.processes)
-        arguments = f'{{"address": ["{running.address[0]}", {running.address[1]}], "connections": {connections}}}'
-        command = [sys.executable, "-m", "bench.load", "hold", arguments]
-        holder = world.start(*command, on=CLIENT, stdin=subprocess.PIPE, stderr=subprocess.PIPE)
-        assert holder.stdin is not None
-        assert holder.stdout is not None
-        assert holder.stderr is not None
-        try:
-            if f'"held": {connections}' not in holder.stdout.readline():
-                raise LoadError(f"not all {connections} connections: {holder.stderr.read().strip().splitlines()[-1:]}")
+        with world.staying_load("hold", address=running.address, most=connections) as ours:
+            held = ours.found["held"]
+            if not held:
+                raise LoadError("not one connection was held")
             after = usage.memory(running.processes)
-        finally:
-            holder.stdin.close()
-            holder.wait()
-            for stream in (holder.stdout, holder.stderr):
-                stream.close()
-            world.forget(holder)
-        if not running.processes:
-            return {"held": connections}
-        return {
-            "pss_each": (after.pss - before.pss) / connections,
-            "uss_each": (after.uss - before.uss) / connections,
-            "rss_each": (after.rss - before.rss) / connections,
-            "held": connections,
-        }
+        figures = {"held": held}
+        if running.processes:
+            figures |= {
+                "pss_each": (after.pss - before.pss) / held,
+                "uss_each": (after.uss - before.uss) / held,
+                "rss_each": (after.rss - before.rss) / held,
+            }
+        return figures
 
     return measure
 
 
-def _spawn(command: tuple[str, ...]) -> int:
+def _spawn(command: tuple[str, ...], environment: Mapping[str, str]) -> int:
     """Start a proxy on a free port of loopback as dockerd does, and wait for its answer. Its process id."""
     read, write = os.pipe()
     ends = ["-proto", "tcp", "-host-ip", "127.0.0.1", "-host-port", "0"]
     pid = os.posix_spawn(
         command[0],
         [*command, *ends, "-container-ip", "127.0.0.1", "-container-port", "9"],
-        os.environ,
+        environment,
         file_actions=[
             (os.POSIX_SPAWN_DUP2, write, 100),
             (os.POSIX_SPAWN_DUP2, 100, 3),
@@ -309,11 +340,11 @@ def _start(peer: Peer, seconds: float) -> Figures:
     assert peer.command is not None
     took: list[float] = []
     empty: list[float] = []
-    with peer.beside():
+    with peer.beside() as beside:
         end = time.perf_counter() + seconds
         while time.perf_counter() < end or len(took) < 20:
             before = time.perf_counter()
-            pid = _spawn(peer.command)
+            pid = _spawn(peer.command, beside.environment)
             took.append(1e3 * (time.perf_counter() - before))
             _end([pid])
             before = time.perf_counter()
@@ -333,13 +364,13 @@ def _publish(ports: int) -> Callable[[Peer, float], Figures]:
     def measure(peer: Peer, seconds: float) -> Figures:
         assert peer.command is not None
         pids: list[int] = []
-        with peer.beside() as others:
+        with peer.beside() as beside:
             try:
                 before = time.perf_counter()
                 for _ in range(ports):
-                    pids.append(_spawn(peer.command))
+                    pids.append(_spawn(peer.command, beside.environment))
                 took = time.perf_counter() - before
-                used = usage.memory([*others, *(psutil.Process(pid) for pid in pids)])
+                used = usage.memory([*beside.processes, *(psutil.Process(pid) for pid in pids)])
             finally:
                 _end(pids)
         return {
@@ -357,23 +388,27 @@ def _all() -> list[Scenario]:
     bulk = ("bits_per_s", "cpu_s_per_gb", "cpu_user_s_per_gb", "machine_s_per_gb")
     latency = ("p50_us", "p99_us", "p999_us", "per_s", "cpu_us_each")
     rate = ("per_s", "p50_us", "p99_us", "cpu_us_each")
+    delivered = ("delivered_per_s", "cpu_s_per_million")
     memory = ("pss_each", "uss_each", "rss_each")
-    held = (*memory, "held")
     found = []
-    for way, words, flags in (
-        ("up", "client to container", ()),
-        ("down", "container to client", ("-R",)),
-        ("both", "both ways", ("--bidir",)),
+    for way, words, ways in (
+        ("up", "client to container", "u"),
+        ("down", "container to client", "d"),
+        ("both", "both ways", "ud"),
     ):
         for streams in (1, 8, 64):
             found.append(
                 Scenario(
                     f"tcp-bulk-{way}-{streams}",
-                    f"TCP bulk, {words}, {streams} stream{'s' * (streams > 1)}",
-                    "tcp", IPERF_PORT, bulk, _bulk(streams, flags), f"tcp-bulk-{way}", streams,
-                    quick=streams == 1 and way != "both",
+                    f"TCP bulk, {words}, {streams} stream{'s' * (streams > 1)}{' each' * (way == 'both')}",
+                    "tcp", BULK_PORT, bulk, _bulk(streams, ways), f"tcp-bulk-{way}", streams,
+                    quick=streams == 1 and way != "both", primary=("bits_per_s", "cpu_s_per_gb"),
                 )
             )  # fmt: skip
+    found.append(
+        Scenario("tcp-bulk-iperf3", "TCP bulk, client to container, 1 stream, by iperf3", "tcp", IPERF_PORT,
+                 ("bits_per_s",), _iperf(1), most_rounds=5)
+    )  # fmt: skip
     for size in (64, 4096):
         for connections in (1, 100):
             found.append(
@@ -383,23 +418,25 @@ def _all() -> list[Scenario]:
                     "tcp", ECHO_PORT, latency if connections == 1 else rate,
                     _loaded("exchange", size, connections=connections),
                     f"tcp-exchange-{size}", connections, quick=size == 64,
+                    primary=("p50_us", "p99_us") if connections == 1 else ("per_s",),
                 )
             )  # fmt: skip
     found.append(
         Scenario("tcp-exchange-paced", "TCP request and response, 64 B, 500 a second", "tcp", ECHO_PORT,
-                 ("cpu_us_each", "p50_us", "p99_us"), _loaded("exchange", 64, connections=1, per_s=500))
+                 ("cpu_us_each", "p50_us", "p99_us"), _loaded("exchange", 64, connections=1, per_s=500),
+                 primary=("cpu_us_each", "p50_us"))
     )  # fmt: skip
     found.append(
         Scenario("tcp-exchange-beside", "TCP request and response, 64 B, beside a bulk stream", "tcp", MIXED_PORT,
-                 ("p50_us", "p99_us", "per_s"), _loaded("beside_bulk", 64))
+                 ("p50_us", "p99_us", "per_s"), _loaded("beside_bulk", 64), primary=("p50_us", "p99_us"))
     )  # fmt: skip
     found.append(
         Scenario("tcp-connect", "TCP connect, request, close; 16 at once", "tcp", ECHO_PORT, rate,
-                 _loaded("connect", 64, connections=16), quick=True)
+                 _loaded("connect", 64, connections=16), quick=True, primary=("per_s", "p99_us"))
     )  # fmt: skip
     found.append(
         Scenario("tcp-descriptors", "TCP connections under a limit of 600 descriptors", "tcp", ECHO_PORT,
-                 ("held", "serves_again"), _fill(600))
+                 ("held", "serves_again"), _fill(600), fresh=True, most_rounds=2)
     )  # fmt: skip
     for size in (64, 1400):
         for flows in (1, 100):
@@ -408,42 +445,41 @@ def _all() -> list[Scenario]:
                     f"udp-bulk-{size}-{flows}",
                     f"UDP, {size} B, {flows} flow{'s' * (flows > 1)}",
                     "udp", DATAGRAM_PORT, ("delivered_per_s", "lossless_per_s", "cpu_s_per_million"),
-                    _datagrams(size, flows, ladder=True), f"udp-bulk-{size}", flows, quick=flows == 1,
+                    _saturated(size, flows), f"udp-bulk-{size}", flows, quick=flows == 1,
+                    primary=delivered if flows == 1 else delivered[:1], besides=_lossless(size, flows),
                 )
             )  # fmt: skip
     found.append(
-        Scenario("udp-down-1400", "UDP, 1400 B, container to client", "udp", DATAGRAM_PORT,
-                 ("delivered_per_s", "cpu_s_per_million"), _flood(1400), quick=True)
+        Scenario("udp-down-1400", "UDP, 1400 B, container to client", "udp", DATAGRAM_PORT, delivered, _flood(1400),
+                 quick=True, primary=delivered[:1])
     )  # fmt: skip
     found.append(
-        Scenario("udp-segmented-1200", "UDP, 1200 B, the sender segments itself", "udp", DATAGRAM_PORT,
-                 ("delivered_per_s", "cpu_s_per_million"), _datagrams(1200, 1, ladder=False, segmented=True),
-                 quick=True)
+        Scenario("udp-segmented-1200", "UDP, 1200 B, the sender segments itself", "udp", DATAGRAM_PORT, delivered,
+                 _saturated(1200, 1, segmented=True), quick=True, primary=delivered[:1])
     )  # fmt: skip
     found.append(
         Scenario("udp-burst", "UDP, a burst of 400 times 1200 B", "udp", DATAGRAM_PORT, ("lost",), _burst(1200, 400),
                  quick=True)
     )  # fmt: skip
     found.append(
-        Scenario(
-            "udp-ping", "UDP datagram and reply, 64 B", "udp", DATAGRAM_PORT, latency, _loaded("ping", 64), quick=True
-        )
-    )
+        Scenario("udp-ping", "UDP datagram and reply, 64 B", "udp", DATAGRAM_PORT, latency, _loaded("ping", 64),
+                 quick=True, primary=("p50_us",))
+    )  # fmt: skip
     for connections in (1000, 10_000):
         found.append(
-            Scenario(f"idle-{connections}", f"{connections} idle TCP connections", "tcp", ECHO_PORT, held,
-                     _idle(connections), "idle", connections, quick=connections == 1000,
-                     most_rounds=6 if connections == 1000 else 2)
+            Scenario(f"idle-{connections}", f"{connections} idle TCP connections", "tcp", ECHO_PORT,
+                     (*memory, "held"), _idle(connections), "idle", connections, quick=connections == 1000,
+                     fresh=True, most_rounds=5 if connections == 1000 else 2)
         )  # fmt: skip
     for ports in (1, 10, 100, 1000):
         found.append(
             Scenario(f"ports-{ports}", f"{ports} published port{'s' * (ports > 1)}", "tcp", 0,
                      ("publish_s", *memory, "processes"), None, "ports", ports, quick=ports == 10,
-                     most_rounds=6 if ports < 1000 else 2, measure_command=_publish(ports))
+                     most_rounds=5 if ports < 1000 else 2, measure_command=_publish(ports))
         )  # fmt: skip
     found.append(
         Scenario("start", "Start of one proxy", "tcp", 0, ("answer_p50_ms", "answer_to_python", "answer_p99_ms"), None,
-                 quick=True, measure_command=_start)
+                 quick=True, primary=("answer_p50_ms",), measure_command=_start)
     )  # fmt: skip
     return found
 

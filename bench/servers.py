@@ -1,10 +1,11 @@
-"""What runs in the container: `python -m bench.servers echo|mixed|datagrams PORT`.
+"""What runs in the container: `python -m bench.servers echo|mixed|bulk|datagrams PORT`.
 
 As little work per message as Python allows, so that the proxy in front is what is measured.
 """
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import select
@@ -15,32 +16,44 @@ import time
 from collections.abc import Callable
 
 from bench.batch import Receiver, Sender, with_room
+from bench.bulk import DOWN, OPEN, UP, Pump
+
+_BACKLOG = 20_000
+
+
+def _listener(port: int) -> socket.socket:
+    listener = socket.create_server(("", port), backlog=_BACKLOG)
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # what is accepted inherits it
+    return listener
 
 
 def echo(port: int) -> None:
-    """Send back whatever comes, on any number of connections."""
-    listener = socket.create_server(("", port), backlog=20_000)
+    """Send back whatever comes, on any number of connections.
+
+    Clients here close when they have everything: so a connection whose client has ended is closed unread, which saves a
+    system call of the few that a connection takes.
+    """
+    listener = _listener(port)
     listener.setblocking(False)
     epoll = select.epoll()
     epoll.register(listener, select.EPOLLIN)
-    clients: dict[int, tuple[Callable[[memoryview], int], Callable[[memoryview], None], socket.socket]] = {}
-    buffer = memoryview(bytearray(1 << 16))
+    incoming = listener.fileno()
+    clients: dict[int, tuple[Callable[[int], bytes], Callable[[bytes], None], socket.socket]] = {}
     print("ready", flush=True)
     while True:
-        for fd, _ in epoll.poll():
-            if fd not in clients:
+        for fd, events in epoll.poll():
+            if fd == incoming:
                 try:
                     client, _ = listener.accept()
                 except BlockingIOError:
                     continue
-                client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                clients[client.fileno()] = client.recv_into, client.sendall, client
-                epoll.register(client, select.EPOLLIN)
+                clients[client.fileno()] = client.recv, client.sendall, client
+                epoll.register(client, select.EPOLLIN | select.EPOLLRDHUP)
                 continue
             receive, send, client = clients[fd]
             try:
-                if size := receive(buffer):
-                    send(buffer[:size])
+                if not events & select.EPOLLRDHUP:
+                    send(receive(1 << 16))
                     continue
             except ConnectionError:
                 pass
@@ -50,7 +63,7 @@ def echo(port: int) -> None:
 
 def mixed(port: int) -> None:
     """A process per connection: what comes is sent back, or thrown away if the first byte is an `s`."""
-    listener = socket.create_server(("", port), backlog=100)
+    listener = _listener(port)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # no zombies (waitpid(2))
     print("ready", flush=True)
     while True:
@@ -59,10 +72,9 @@ def mixed(port: int) -> None:
             client.close()
             continue
         listener.close()
-        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         buffer = memoryview(bytearray(1 << 18))
-        sink = client.recv(1, socket.MSG_PEEK) == b"s"
         try:
+            sink = client.recv(1, socket.MSG_PEEK) == b"s"
             while size := client.recv_into(buffer):
                 if not sink:
                     client.sendall(buffer[:size])
@@ -71,34 +83,73 @@ def mixed(port: int) -> None:
         os._exit(0)
 
 
+def bulk(port: int) -> None:
+    """Take in, or send, all that goes, on any number of connections; the first byte of each says which.
+
+    Asked by lines on standard input: `read` for what has come, `end` to reset all connections.
+    """
+    listener = _listener(port)
+    pump = Pump()
+    pump.watch(listener.fileno())
+    pump.watch(sys.stdin.fileno())
+    undecided: dict[int, socket.socket] = {}
+    print("ready", flush=True)
+    while True:
+        for fd in pump.turn():
+            if fd == listener.fileno():
+                client, _ = listener.accept()
+                undecided[client.fileno()] = client
+                pump.watch(client.fileno())
+            elif fd in undecided:
+                pump.forget(fd)
+                client = undecided.pop(fd)
+                try:
+                    way = client.recv(1)
+                    if way == UP:
+                        client.send(OPEN)
+                        pump.receive_on(client)
+                        continue
+                except ConnectionError:
+                    way = b""
+                if way == DOWN:
+                    pump.send_on(client)
+                else:
+                    client.close()
+            elif fd == sys.stdin.fileno():
+                command = sys.stdin.readline()
+                if not command:
+                    return
+                if command == "end\n":
+                    pump.end()
+                print(json.dumps(pump.count()), flush=True)
+
+
 def datagrams(port: int) -> None:
     """Count datagrams that carry the sender's stamp, answer them, or send many back to the first that comes.
 
-    Told which, and asked, by lines on standard input: `count`, `echo`, `flood SIZE SECONDS`, `read`.
+    Told which, and asked, by lines on standard input: `count`, `echo`, `flood SIZE`, `read`.
     """
     sock = with_room(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 << 20)
     sock.bind(("", port))
     receiver = Receiver(sock)
     does = "count"
-    arguments: list[str] = []
+    size = 0
+    flood: Sender | None = None
     counted = [0, 0, 0]
     poll = select.poll()
     poll.register(sock, select.POLLIN)
     poll.register(sys.stdin, select.POLLIN)
     print("ready", flush=True)
     while True:
-        for fd, _ in poll.poll():
+        if flood is not None:
+            flood.send(32)
+        for fd, _ in poll.poll(None if flood is None else 0):
             if fd == sock.fileno() and does == "echo":
                 data, client = sock.recvfrom(1 << 16)
                 sock.sendto(data, client)
             elif fd == sock.fileno() and does == "flood":
-                client = sock.recvfrom(1 << 16)[1]
-                sender = Sender(sock, int(arguments[0]), client)
-                end = time.perf_counter() + float(arguments[1])
-                while time.perf_counter() < end:
-                    counted[0] += sender.send(32)
-                does = "count"
+                flood = Sender(sock, size, sock.recvfrom(1 << 16)[1])
             elif fd == sock.fileno():
                 for each, value in enumerate(receiver.count()):
                     counted[each] += value
@@ -107,10 +158,14 @@ def datagrams(port: int) -> None:
                 if not command:
                     return
                 if command[0] != "read":
-                    does, *arguments = command
+                    does = command[0]
+                    size = int(command[1]) if does == "flood" else 0
+                    flood = None
                     counted = [0, 0, 0]
-                print(json.dumps(dict(zip(("datagrams", "bytes", "damaged"), counted, strict=True))), flush=True)
+                found = dict(zip(("amount", "bytes", "damaged"), counted, strict=True))
+                print(json.dumps({**found, "at": time.perf_counter()}), flush=True)
 
 
 if __name__ == "__main__":
-    {"echo": echo, "mixed": mixed, "datagrams": datagrams}[sys.argv[1]](int(sys.argv[2]))
+    gc.disable()  # nothing here is in circles, and a collection would look like the proxy's latency
+    {"echo": echo, "mixed": mixed, "bulk": bulk, "datagrams": datagrams}[sys.argv[1]](int(sys.argv[2]))

@@ -1,6 +1,6 @@
 """CPU and memory of a process tree, and of the machine.
 
-Nothing is sampled while a measurement runs: CPU time is a difference of two readings, one before and one after, and
+Nothing is sampled while a measurement runs: CPU time is a difference of two readings, one at each end of it, and
 memory is read when nothing moves. What is not sampled cannot be disturbed by sampling (bench/NOTES.md).
 """
 
@@ -20,9 +20,11 @@ class Cpu(NamedTuple):
     total: float  # to the nanosecond
     user: float  # of that, in ticks of 10 ms
     machine: float  # all processes and interrupts of the machine, in ticks
+    at: float  # when that was so
 
     def since(self, before: Cpu) -> Cpu:
-        return Cpu(self.total - before.total, self.user - before.user, self.machine - before.machine)
+        """What was used from then to now, `at` being how long that is."""
+        return Cpu(*(now - then for now, then in zip(self, before, strict=True)))
 
 
 class Memory(NamedTuple):
@@ -54,7 +56,7 @@ def cpu(roots: Sequence[psutil.Process]) -> Cpu:
             # Of children that have ended, what their parent was told when it waited for them.
             user += times.user + times.children_user
             total += _clock(process.pid) + times.children_user + times.children_system
-    return Cpu(total, user, busy)
+    return Cpu(total, user, busy, time.perf_counter())
 
 
 def _clock(pid: int) -> float:

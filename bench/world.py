@@ -12,7 +12,8 @@ import json
 import resource
 import subprocess
 import sys
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 from tests.lab.host import ReferenceHost
 from tests.lab.namespaces import HOST
@@ -26,6 +27,7 @@ CONTAINER_IP = "172.19.0.2"
 ECHO_PORT = 7001
 DATAGRAM_PORT = 7002
 MIXED_PORT = 7003
+BULK_PORT = 7004
 IPERF_PORT = 5201
 
 # Ten thousand idle connections cost a client, a server and a proxy of six descriptors each as many.
@@ -34,6 +36,13 @@ _DESCRIPTORS = 200_000
 
 class LoadError(Exception):
     """A load program failed, or found that what arrived is not what was sent."""
+
+
+class StayingLoad(NamedTuple):
+    """A load program that runs: what it said at first, and how to ask again."""
+
+    found: dict[str, Any]
+    ask: Callable[[], dict[str, Any]]
 
 
 class BenchWorld(ReferenceHost):
@@ -54,7 +63,10 @@ class BenchWorld(ReferenceHost):
         self.run("ip", "route", "add", "172.19.0.0/16", "via", HOST_IP, on=CLIENT)
         self._serve("echo", ECHO_PORT)
         self._serve("mixed", MIXED_PORT)
+        self._bulk = self._serve("bulk", BULK_PORT)
         self._datagrams = self._serve("datagrams", DATAGRAM_PORT)
+        self._loads = self.start(sys.executable, "-m", "bench.forks", on=CLIENT, stdin=subprocess.PIPE, stderr=None)
+        _answer(self._loads)
         # It says a line per stream, which nobody reads: so it is the kernel that is asked whether it listens.
         silent = subprocess.DEVNULL
         self.start("iperf3", "-s", "-p", str(IPERF_PORT), on=CONTAINER, stdout=silent, stderr=silent)
@@ -72,29 +84,52 @@ class BenchWorld(ReferenceHost):
             raise LoadError(f"the {what} server does not start in the container")
         return server
 
-    def run_load(self, what: str, timeout_s: float = 60, **arguments: Any) -> dict[str, Any]:
-        """Run a load program (`bench.load`) on the client and return what it found. LoadError if it failed."""
-        done = subprocess.run(
-            self.command(sys.executable, "-m", "bench.load", what, json.dumps(arguments), on=CLIENT),
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=timeout_s,
-        )
-        if done.returncode:
-            raise LoadError(f"{what}: {(done.stderr.strip() or 'failed').splitlines()[-1]}")
-        found: dict[str, Any] = json.loads(done.stdout)
+    def run_load(self, what: str, within_s: float = 60, **arguments: Any) -> dict[str, Any]:
+        """Run a load program (bench/load.py) on the client and return what it found. LoadError if it failed, or has
+        not ended within that time.
+        """
+        return self._request(what, {"run": what, "arguments": arguments, "within_s": within_s})
+
+    @contextlib.contextmanager
+    def staying_load(self, what: str, within_s: float = 60, **arguments: Any) -> Iterator[StayingLoad]:
+        """The same of a program that stays for the time of the block, to be asked."""
+
+        def ask() -> dict[str, Any]:
+            return self._request(what, {"ask": True, "within_s": within_s})
+
+        found = self.run_load(what, within_s, **arguments)
+        try:
+            yield StayingLoad(found, ask)
+        finally:
+            self._request(what, {"let go": True})
+
+    def _request(self, what: str, request: dict[str, Any]) -> dict[str, Any]:
+        found = _answer(self._loads, json.dumps(request))
+        if "error" in found:
+            raise LoadError(f"{what}: {found['error']}")
         return found
 
-    def datagrams(self, command: str = "read") -> dict[str, int]:
-        """What the datagram server has counted so far: datagrams, bytes, and those that were not as sent.
+    def bulk(self, command: str = "read") -> dict[str, float]:
+        """Bytes that the bulk server has received so far, and when that was true; `end` resets its connections."""
+        return _answer(self._bulk, command)
 
-        `echo`, `count` and `flood SIZE SECONDS` change what it does with those that come; all start from zero.
+    def datagrams(self, command: str = "read") -> dict[str, Any]:
+        """What the datagram server has counted so far: datagrams (`amount`), bytes, and those that were not as sent.
+
+        `echo`, `count` and `flood SIZE` change what it does with those that come; all start from zero.
         """
-        server = self._datagrams
-        assert server.stdin is not None
-        assert server.stdout is not None
-        server.stdin.write(command + "\n")
+        return _answer(self._datagrams, command)
+
+
+def _answer(server: subprocess.Popen[str], line: str = "") -> dict[str, Any]:
+    """A server's answer, in JSON, to a line; to none, if it speaks first."""
+    assert server.stdin is not None
+    assert server.stdout is not None
+    if line:
+        server.stdin.write(line + "\n")
         server.stdin.flush()
-        counted: dict[str, int] = json.loads(server.stdout.readline())
-        return counted
+    said = server.stdout.readline()
+    if not said:
+        raise LoadError(f"a program of the harness itself has ended: status {server.wait()}")
+    answer: dict[str, Any] = json.loads(said)
+    return answer

@@ -1,0 +1,67 @@
+"""Two runs: whether they agree on the ratios to docker-proxy. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from typing import NamedTuple
+
+from rich.console import Console
+from rich.table import Table
+
+from bench.report import BASE, ratio, rows
+from bench.results import Run
+from bench.stats import Summary
+
+# Two runs in a row are to agree as well as this.
+AGREE = 0.15
+
+
+class Compared(NamedTuple):
+    """A peer's ratio to docker-proxy in two runs."""
+
+    scenario: str
+    figure: str
+    peer: str
+    first: Summary
+    second: Summary
+    is_primary: bool
+
+    @property
+    def agree(self) -> bool:
+        low, high = sorted((self.first.median, self.second.median))
+        return high <= low * (1 + AGREE)
+
+
+def compare(first: Run, second: Run, peers: Collection[str]) -> Iterator[Compared]:
+    """Every ratio that both runs have."""
+    seconds = {(row.scenario.name, row.name, row.peer): row.to_base for row in rows(second)}
+    for row in rows(first):
+        other = seconds.get((row.scenario.name, row.name, row.peer))
+        if row.peer in peers and row.peer != BASE and row.to_base is not None and other is not None:
+            primary = row.name in row.scenario.primary
+            yield Compared(row.scenario.name, row.name, row.peer, row.to_base, other, primary)
+
+
+def print_comparison(first: Run, second: Run, peers: Collection[str], console: Console) -> None:
+    found = list(compare(first, second, peers))
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for heading in ("scenario", "figure", "peer"):
+        table.add_column(heading, no_wrap=True)
+    for heading in ("first", "second", "second to first"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("")
+    for each in found:
+        change = f"{each.second.median / each.first.median:.2f}" if each.first.median else ""
+        table.add_row(
+            each.scenario,
+            f"[bold]{each.figure}[/bold]" if each.is_primary else each.figure,
+            each.peer,
+            ratio(each.first),
+            ratio(each.second),
+            change,
+            "" if each.agree else "differ",
+        )
+    console.print(f"Ratios to {BASE}, medians, with the interval that holds the true one in 9 runs of 10.")
+    console.print(table)
+    for words, some in (("primary figures (bold)", [each for each in found if each.is_primary]), ("all", found)):
+        console.print(f"{sum(each.agree for each in some)} of {len(some)} {words} agree within {AGREE:.0%}")

@@ -1,0 +1,142 @@
+"""The load server: `python -m bench.forks` on the client runs load programs (bench/load.py), each in a fork of its own.
+
+An interpreter that starts costs 0.1 s, which was a third of a measurement; a fork costs 2 ms. It is spoken to by lines
+of JSON:
+
+    {"run": WHAT, "arguments": {...}, "within_s": S}   its result, or {"error": "..."}; a program that has neither by
+                                                       then, or ends without, is killed and is an error
+    {"ask": true, "within_s": S}                       the same, of a program that stays
+    {"let go": true}                                   {} when it has ended, or had already
+
+One program at a time. A program dies with the server, and the server with the harness.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import json
+import os
+import select
+import signal
+import sys
+from typing import Any
+
+from bench.load import PROGRAMS, STAYING
+
+_PR_SET_PDEATHSIG = 1
+
+# In which a program that was let go must end: it has a few sockets to close.
+_ENDS_MS = 5000
+
+
+class FailedError(Exception):
+    """A program failed; the text is for the report."""
+
+
+class _Leash:
+    """A program's end of the two pipes: a byte is a question, the end is to be let go."""
+
+    def __init__(self, questions: int, answers: int) -> None:
+        self._questions = questions
+        self._answers = answers
+
+    def fileno(self) -> int:
+        return self._questions
+
+    def heed(self) -> bool:
+        return bool(os.read(self._questions, 1))
+
+    def say(self, found: dict[str, Any]) -> None:
+        os.write(self._answers, json.dumps(found).encode() + b"\n")
+
+
+class Child:
+    """A program that runs. Its owner calls `end`."""
+
+    def __init__(self, what: str, arguments: dict[str, Any]) -> None:
+        questions, self._ask = os.pipe()
+        self._answers, answers = os.pipe()
+        self.pid = os.fork()
+        if not self.pid:
+            os.close(self._ask)  # else it would not see its end
+            _run(what, arguments, _Leash(questions, answers))
+            os._exit(0)
+        os.close(questions)
+        os.close(answers)
+
+    def ask(self) -> None:
+        os.write(self._ask, b"?")
+
+    def answer(self, within_s: float) -> dict[str, Any]:
+        """FailedError if there is none."""
+        poll = select.poll()
+        poll.register(self._answers, select.POLLIN)
+        line = b""
+        while not line.endswith(b"\n"):
+            if not poll.poll(1e3 * within_s):
+                raise FailedError(f"timed out after {within_s:.0f} s")
+            more = os.read(self._answers, 1 << 16)
+            if not more:
+                raise FailedError("ended without a result")
+            line += more
+        found: dict[str, Any] = json.loads(line)
+        if "error" in found:
+            raise FailedError(found["error"])
+        return found
+
+    def end(self, *, kill: bool) -> None:
+        os.close(self._ask)
+        poll = select.poll()
+        poll.register(self._answers, 0)  # its end is always told
+        if kill or not poll.poll(_ENDS_MS):
+            os.kill(self.pid, signal.SIGKILL)
+        os.waitpid(self.pid, 0)
+        os.close(self._answers)
+
+
+def _run(what: str, arguments: dict[str, Any], leash: _Leash) -> None:
+    """In the fork."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    try:
+        if what in STAYING:
+            STAYING[what](leash, **arguments)
+        else:
+            leash.say(PROGRAMS[what](**arguments))
+    except (AssertionError, OSError) as exc:  # what a peer that dies, cheats or hangs leads to
+        leash.say({"error": f"{type(exc).__name__}: {exc}"})
+
+
+def serve() -> None:
+    gc.disable()  # a collection would look like the proxy's latency; a program leaves nothing behind anyway
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the harness, which then ends this
+    child: Child | None = None
+    print(json.dumps({}), flush=True)
+    for line in sys.stdin:
+        request = json.loads(line)
+        found: dict[str, Any] = {}
+        try:
+            if "run" in request:
+                child = Child(request["run"], request["arguments"])
+                found = child.answer(request["within_s"])
+                stays = request["run"] in STAYING
+            elif "ask" in request and child is not None:
+                child.ask()
+                found = child.answer(request["within_s"])
+                stays = True
+            else:
+                stays = False
+        except FailedError as exc:
+            found = {"error": str(exc)}
+            stays = False
+            if child is not None:
+                child.end(kill=True)
+                child = None
+        if child is not None and not stays:
+            child.end(kill=False)
+            child = None
+        print(json.dumps(found), flush=True)
+
+
+if __name__ == "__main__":
+    serve()
