@@ -18,7 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from bench import results
 from bench.iperf import IperfError
-from bench.peers import QUICK, Peer, Running
+from bench.peers import Peer, Running
 from bench.results import Run
 from bench.scenarios import Figures, Scenario
 from bench.stats import ratios
@@ -31,20 +31,21 @@ CELL_ERRORS = (LoadError, IperfError, CommandError, subprocess.TimeoutExpired, p
 # After this many failed rounds a peer is not asked again in that scenario.
 _ENOUGH_FAILURES = 2
 
-# Rounds in which every peer is measured. In further ones it is pyproxy, docker-proxy and direct: the ratios between
-# them are what is quoted most.
+# Rounds in which every peer is measured. In further ones it is pyproxy and docker-proxy: the ratio between them is what
+# is quoted most, and what the rounds are for.
 ROUNDS_OF_ALL = 5
+_PAIR = ("pyproxy", "docker-proxy")
 
 # By then the ratios are certain, or the machine does not let them be.
-_MOST_ROUNDS = 20
-_MOST_ROUNDS_QUICK = 8
+_MOST_ROUNDS = 25
+_MOST_ROUNDS_QUICK = 13
 
 _FIRST_PORT = 9000
 
 
 def takes_part(peer: str, number: int) -> bool:
     """Whether a peer is measured in round `number`, from 0."""
-    return number < ROUNDS_OF_ALL or peer in QUICK
+    return number < ROUNDS_OF_ALL or peer in _PAIR
 
 
 def goes_on(run: Run, scenario: Scenario, number: int) -> bool:
@@ -61,7 +62,7 @@ def goes_on(run: Run, scenario: Scenario, number: int) -> bool:
         return True
     if number >= (_MOST_ROUNDS_QUICK if run.quick else _MOST_ROUNDS):
         return False
-    ours, base = QUICK[:2]
+    ours, base = _PAIR
     found = [
         ratios(run.values(scenario.name, ours, figure), run.values(scenario.name, base, figure))
         for figure in scenario.primary
@@ -86,18 +87,19 @@ def measure_all(run: Run, scenarios: Sequence[Scenario], peers: Sequence[Peer], 
                 fitting = [peer for peer in peers if scenario.fits(peer)]
                 run.cells[scenario.name] = {peer.name: [] for peer in fitting}
                 with Field(world, scenario, fitting, run.seconds) as field:
+                    field.start(fitting)
                     number = 0
                     while goes_on(run, scenario, number):
                         taking_part = [peer for peer in fitting if takes_part(peer.name, number)]
                         if number >= _least_rounds(run, scenario):
                             bar.update(task, total=(bar.tasks[0].total or 0) + len(taking_part))
-                        for peer in _rotated(fitting, number):
-                            cell = None
-                            if peer in taking_part:
-                                bar.update(task, description=f"{scenario.name} {peer.name}")
-                                cell = _cell(run, field, scenario, peer, number)
-                                bar.advance(task)
-                            run.cells[scenario.name][peer.name].append(cell)
+                        cells = run.cells[scenario.name]
+                        for rounds in cells.values():
+                            rounds.append(None)
+                        for peer in _rotated(taking_part, number):
+                            bar.update(task, description=f"{scenario.name} {peer.name}")
+                            cells[peer.name][-1] = _cell(run, field, scenario, peer, number)
+                            bar.advance(task)
                         number += 1
                 results.write(run, path)
         except KeyboardInterrupt:
@@ -120,11 +122,11 @@ def _rotated(peers: Sequence[Peer], number: int) -> list[Peer]:
 
 def _cell(run: Run, field: Field, scenario: Scenario, peer: Peer, number: int) -> Figures | None:
     """None if it failed, or has failed often enough."""
-    failed = sum(cell is None for cell in run.cells[scenario.name][peer.name][:ROUNDS_OF_ALL])
+    failed = sum(cell is None for cell in run.cells[scenario.name][peer.name][:number])
     if failed >= _ENOUGH_FAILURES:
         return None
     try:
-        return field.measure(peer, besides=number < ROUNDS_OF_ALL)
+        return field.measure(peer, besides=number < ROUNDS_OF_ALL and not run.quick)
     except CELL_ERRORS as exc:
         run.errors.setdefault(scenario.name, {})[peer.name] = f"{type(exc).__name__}: {exc}"
         return None
@@ -140,9 +142,6 @@ class Field:
         self._ports = {peer.name: _FIRST_PORT + index for index, peer in enumerate(peers)}
         self._running: dict[str, tuple[Running, contextlib.ExitStack]] = {}
         self._stays = scenario.measure is not None and not scenario.fresh
-        for peer in peers if self._stays else ():
-            with contextlib.suppress(*CELL_ERRORS):  # its first round tries again, and keeps the error
-                self._start(peer)
 
     def __enter__(self) -> Self:
         return self
@@ -150,6 +149,12 @@ class Field:
     def __exit__(self, *_: object) -> None:
         for _running, stack in self._running.values():
             stack.close()
+
+    def start(self, peers: Sequence[Peer]) -> None:
+        """Those that stay for all rounds. One that does not start is tried again when it is its turn."""
+        for peer in peers if self._stays else ():
+            with contextlib.suppress(*CELL_ERRORS):
+                self._start(peer)
 
     def measure(self, peer: Peer, *, besides: bool) -> Figures:
         """One cell. Raises one of CELL_ERRORS, and has then ended the peer, which is started again for the next."""
@@ -197,5 +202,5 @@ _WARM_UP_S = 0.05
 
 def measure_once(world: BenchWorld, scenario: Scenario, peer: Peer, seconds: float) -> Figures:
     """One cell by itself. Raises one of CELL_ERRORS."""
-    with Field(world, scenario, [], seconds) as field:
+    with Field(world, scenario, [peer], seconds) as field:
         return field.measure(peer, besides=True)

@@ -94,8 +94,10 @@ class Scenario(NamedTuple):
 # How much longer than its measurement a load program may take before the peer counts as hung.
 _GRACE_S = 10
 
-# Streams and floods go on for so long before they are counted: windows and buffers have grown, queues are full.
+# Streams and floods go on for so long before they are counted: windows, buffers and pipes have grown, queues are full.
+# One stream is as fast after 0.1 s as it gets; 64 each way took until 0.2 to 0.3 s (bench/NOTES.md).
 _RAMP_S = 0.08
+_RAMP_MORE_S = 0.003  # for each connection
 
 
 class _Count(NamedTuple):
@@ -105,9 +107,11 @@ class _Count(NamedTuple):
     at: float
 
 
-def _steady(running: Running, seconds: float, read: Callable[[], Sequence[_Count]]) -> tuple[float, dict[str, float]]:
+def _steady(
+    running: Running, seconds: float, read: Callable[[], Sequence[_Count]], connections: int = 1
+) -> tuple[float, dict[str, float]]:
     """What arrives a second, while it goes on and nothing begins or ends; and the CPU seconds spent on each."""
-    time.sleep(_RAMP_S)
+    time.sleep(_RAMP_S + connections * _RAMP_MORE_S)
     cpu, first = usage.cpu(running.processes), read()
     time.sleep(seconds)
     spent, last = usage.cpu(running.processes).since(cpu), read()
@@ -126,7 +130,9 @@ def _bulk(streams: int, ways: str) -> Measure:
         try:
             with world.staying_load("bulk", _GRACE_S, address=running.address, streams=streams, ways=ways) as ours:
                 receivers = [ask for way, ask in (("u", world.bulk), ("d", ours.ask)) if way in ways]
-                rate, each = _steady(running, seconds, lambda: [_count(receiver()) for receiver in receivers])
+                rate, each = _steady(
+                    running, seconds, lambda: [_count(receiver()) for receiver in receivers], streams * len(ways)
+                )
         finally:
             world.bulk("end")
         figures = {"bits_per_s": 8 * rate, "machine_s_per_gb": 1e9 * each["machine"]}

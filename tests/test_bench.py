@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
-import contextlib
+import itertools
 import json
 import os
 import select
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from math import comb
 from pathlib import Path
 
 import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 
 from bench import results, usage
-from bench.iperf import IperfError, bits_per_second, received_bytes
-from bench.peers import Direct, DockerProxyLike, Peer, Running, known_peers
+from bench.compare import compare, print_comparison
+from bench.iperf import IperfError, bits_per_second
+from bench.peers import Direct, Dnat, DockerProxyLike, Peer, Running, known_peers
 from bench.report import README_BEGIN, README_END, markdown, number, readme_section, rows, update_readme
 from bench.results import ResultsError, Run
-from bench.run import measure_all, measure_once, takes_part
-from bench.scenarios import FIGURES, SCENARIOS, Scenario, counted
-from bench.stats import is_noisy, percentile, ratios, summarize
-from bench.world import CLIENT, CONTAINER, CONTAINER_IP, DATAGRAM_PORT, BenchWorld, LoadError
+from bench.run import Field, goes_on, measure_all, measure_once, takes_part
+from bench.scenarios import FIGURES, SCENARIOS, Figures, Scenario, counted
+from bench.stats import is_noisy, median_interval, percentile, ratios, summarize
+from bench.world import CLIENT, CONTAINER, CONTAINER_IP, DATAGRAM_PORT, ECHO_PORT, BenchWorld, LoadError
 from tests.lab.namespaces import HOST, WorldError, processes_in
 
 DATA = Path(__file__).with_name("data")
@@ -48,6 +51,38 @@ def new_run(**cells: dict[str, list[dict[str, float] | None]]) -> Run:
 def test_a_summary_is_of_the_rounds_that_succeeded() -> None:
     assert summarize([3.0, None, 1.0, 2.0]) == (2.0, 1.0, 3.0, 3)
     assert summarize([None, None]) is None
+
+
+# From tables of the sign test, for 9 in 10 or a little less.
+@pytest.mark.parametrize(
+    ("rounds", "ends"), [(1, (0, 0)), (4, (0, 3)), (5, (0, 4)), (8, (1, 6)), (10, (2, 7)), (15, (3, 11)), (20, (5, 14))]
+)
+def test_the_interval_of_a_median_by_hand(rounds: int, ends: tuple[int, int]) -> None:
+    assert median_interval(rounds) == ends
+
+
+@given(st.integers(5, 60))
+def test_the_interval_holds_the_median_nine_times_in_ten(rounds: int) -> None:
+    low, high = median_interval(rounds)
+    assert low + high == rounds - 1
+    inside = sum(comb(rounds, below) for below in range(low + 1, high + 1)) / 2**rounds
+    assert inside >= 0.89
+
+
+@pytest.mark.parametrize(
+    ("values", "certain"),
+    [
+        ([0.93, 0.98, 1.0, 1.05, 1.07], True),
+        ([0.92, 0.98, 1.0, 1.05, 1.07], False),
+        ([0.5, 0.98, 1.0, 1.0, 1.0, 1.0, 1.05, 2.0], True),  # of eight, lowest and highest are left out
+        ([0.99, 1.0, 1.01], False),  # too few
+        ([0.0, 0.0], True),
+    ],
+)
+def test_a_ratio_is_certain_when_its_interval_is_narrow(values: list[float | None], certain: bool) -> None:
+    summary = summarize(values)
+    assert summary is not None
+    assert summary.is_certain is certain
 
 
 def test_ratios_are_of_the_same_round() -> None:
@@ -99,10 +134,6 @@ def test_numbers_have_three_digits(value: float, words: str) -> None:
 
 def test_what_arrived_is_read_from_iperf3() -> None:
     assert bits_per_second((DATA / "iperf3.json").read_text()) == pytest.approx(13531758936.636986)
-    assert received_bytes((DATA / "iperf3.json").read_text()) == 314572800
-    both = (DATA / "iperf3-bidir.json").read_text()
-    assert bits_per_second(both, both_ways=True) == pytest.approx(8633390730.840334 + 8981443122.36347)
-    assert received_bytes(both, both_ways=True) == 302382352 + 314572800
 
 
 @pytest.mark.parametrize(
@@ -150,24 +181,48 @@ def test_the_report_compares_round_by_round_and_says_what_failed() -> None:
     assert base.to_base == (1.0, 1.0, 1.0, 3)
     assert limit.value.rounds == 2
     text = markdown(run)
-    assert "| rate, more is better | pyproxy | 200 1/s | 2.00 (1.50-2.10) | 0.44 (0.38-0.50) |" in text
+    assert "| rate, more is better | pyproxy | 200 1/s | 2.00? (1.50-2.10) | 0.44? (0.38-0.50) |" in text
     assert "Failed: tcp-connect: direct: LoadError: hangs" in text
+
+
+def test_the_report_says_who_could_not_hold_all_connections() -> None:
+    run = new_run(idle_10000={"pyproxy": [{"held": 10_000.0}], "docker-proxy": [{"held": 3_317.0, "pss_each": 1.0}]})
+    assert "Fewer: idle-10000: docker-proxy held 3,317, and its memory is told of those;" in markdown(run)
+    assert "Fewer: idle-10000: pyproxy" not in markdown(run)
+
+
+def test_two_runs_are_compared_ratio_by_ratio(capsys: pytest.CaptureFixture[str]) -> None:
+    def run(rate: float, p50: float) -> Run:
+        ours, base = {"per_s": rate, "p50_us": p50}, {"per_s": 100.0, "p50_us": 100.0}
+        return new_run(tcp_connect={"pyproxy": [ours] * 5, "docker-proxy": [base] * 5, "direct": [base] * 5})
+
+    first, second = run(100.0, 100.0), run(80.0, 120.0)
+    [rate, p50] = compare(first, second, ["pyproxy"])
+    assert (rate.figure, rate.first.median, rate.second.median, rate.agree, rate.is_primary) == (
+        "per_s", 1.0, 0.8, False, True,
+    )  # fmt: skip
+    assert not p50.is_primary
+    assert [each.agree for each in compare(first, run(87.0, 115.0), ["pyproxy", "docker-proxy"])] == [True, True]
+    assert {each.peer for each in compare(first, second, ["direct", "pyproxy"])} == {"direct", "pyproxy"}
+    print_comparison(first, second, ["pyproxy"], Console(width=200))
+    assert "0 of 1 primary figures (bold) agree within 15%" in capsys.readouterr().out
 
 
 def test_the_readme_is_changed_between_its_marks_only(tmp_path: Path) -> None:
     readme = tmp_path / "README.md"
-    readme.write_text(f"before\n{README_BEGIN}\nold\n{README_END}\nafter\n")
+    readme.write_text(f"before\n{README_BEGIN}\nof yesterday\n{README_END}\nafter\n")
     run = new_run(start={"pyproxy": [{"answer_p50_ms": 8.0}], "docker-proxy": [{"answer_p50_ms": 2.0}]})
     update_readme(readme, readme_section(run, "bench/results/run.json"))
     text = readme.read_text()
     assert text.startswith(f"before\n{README_BEGIN}\nRatios")
     assert text.endswith(f"{README_END}\nafter\n")
     assert "| Start of one proxy | spawn to answer, p50, less is better | 4.00 (4.00-4.00) |" in text
-    assert "old" not in text
+    assert "of yesterday" not in text
 
 
 def test_every_figure_of_a_scenario_can_be_shown() -> None:
     assert {name for each in SCENARIOS for name in each.figures} <= set(FIGURES)
+    assert all(set(each.primary) <= set(each.figures) for each in SCENARIOS)
     assert len({each.name for each in SCENARIOS}) == len(SCENARIOS)
 
 
@@ -220,7 +275,7 @@ def test_a_peer_that_fails_fails_its_cell(world: BenchWorld, tmp_path: Path, bod
 
 
 def test_datagrams_are_counted_where_they_arrive(world: BenchWorld, tmp_path: Path) -> None:
-    with pytest.raises(LoadError, match="not one datagram arrived"):
+    with pytest.raises(LoadError, match="nothing arrived"):
         measure_once(world, scenario("udp-bulk-64-1"), stand_in(tmp_path, "time.sleep(100)"), 0.05)
 
 
@@ -243,7 +298,16 @@ DATAGRAMS = (CONTAINER_IP, DATAGRAM_PORT)
 
 @pytest.mark.parametrize(
     "name",
-    ["udp-down-1400", "udp-segmented-1200", "udp-burst", "tcp-exchange-beside", "tcp-exchange-paced"],
+    [
+        "tcp-bulk-both-8",
+        "udp-down-1400",
+        "udp-segmented-1200",
+        "udp-burst",
+        "udp-bulk-64-100",
+        "tcp-exchange-beside",
+        "tcp-exchange-paced",
+        "tcp-connect",
+    ],
 )
 def test_the_limit_itself_can_be_measured(world: BenchWorld, name: str) -> None:
     found = measure_once(world, scenario(name), Direct("direct"), 0.05)
@@ -284,19 +348,97 @@ def test_cpu_is_that_of_the_process_and_of_its_ended_children() -> None:
     assert 0 < found.user <= found.total + 0.02
 
 
+def adaptive(rates: Sequence[float], *, quick: bool = False) -> Run:
+    run = new_run(
+        tcp_exchange_64_100={
+            "pyproxy": [{"per_s": rate} for rate in rates],
+            "docker-proxy": [{"per_s": 100.0}] * len(rates),
+        }
+    )
+    run.rounds = None
+    run.quick = quick
+    return run
+
+
 @pytest.mark.parametrize(
-    ("peer", "name", "rounds"),
+    ("rates", "quick", "more"),
     [
-        ("docker-proxy", "udp-ping", 10),
-        ("docker-proxy", "tcp-bulk-both-8", 5),
-        ("docker-proxy", "idle-10000", 2),
-        ("socat", "udp-ping", 5),
+        ([], False, True),
+        ([100.0] * 4, False, True),
+        ([100.0] * 5, False, False),
+        ([100.0, 150.0, 120.0, 100.0, 140.0], False, True),
+        ([100.0, 150.0] * 12, False, True),
+        ([100.0, 150.0] * 12 + [100.0], False, False),
+        ([100.0, 150.0] * 6 + [100.0], True, False),
     ],
 )
-def test_what_is_quoted_most_is_measured_most(peer: str, name: str, rounds: int) -> None:
-    assert [takes_part(peer, scenario(name), number) for number in range(10)] == [True] * rounds + [False] * (
-        10 - rounds
-    )
+def test_rounds_go_on_until_the_ratio_is_certain(rates: list[float], quick: bool, more: bool) -> None:
+    run = adaptive(rates, quick=quick)
+    assert goes_on(run, scenario("tcp-exchange-64-100"), len(rates)) is more
+
+
+def test_rounds_are_as_many_as_asked_for() -> None:
+    run = adaptive([100.0, 150.0, 120.0])
+    run.rounds = 4
+    assert goes_on(run, scenario("tcp-exchange-64-100"), 3)
+    assert not goes_on(run, scenario("tcp-exchange-64-100"), 4)
+    assert not goes_on(run, scenario("idle-10000"), 2)  # whose rounds are long, and its memory the same in all
+
+
+def test_what_is_quoted_most_is_measured_most() -> None:
+    assert [takes_part("docker-proxy", number) for number in (0, 4, 5, 20)] == [True] * 4
+    assert [takes_part("socat", number) for number in (0, 4, 5, 20)] == [True, True, False, False]
+
+
+# The load server.
+
+
+def test_what_fails_in_a_load_program_is_told(world: BenchWorld) -> None:
+    with pytest.raises(LoadError, match=r"exchange: ConnectionRefusedError: .*refused"):
+        world.run_load("exchange", address=[CONTAINER_IP, 1], size=1, connections=1, seconds=0.01)
+
+
+def test_a_load_program_that_hangs_is_ended_and_the_next_one_runs(world: BenchWorld) -> None:
+    world.datagrams("count")  # so that nothing ever comes back
+    with pytest.raises(LoadError, match="ping: timed out after 0 s"):
+        world.run_load("ping", within_s=0.1, address=DATAGRAMS, size=64, seconds=0.01)
+    world.datagrams("echo")
+    assert world.run_load("ping", address=DATAGRAMS, size=64, seconds=0.01)["per_s"] > 0
+
+
+def test_a_load_program_stays_until_it_is_let_go(world: BenchWorld) -> None:
+    with world.staying_load("hold", address=[CONTAINER_IP, ECHO_PORT], most=7) as held:
+        assert held.found == {"held": 7}
+        assert connections(world) == 7
+    assert connections(world) == 0
+
+
+def connections(world: BenchWorld) -> int:
+    return len(world.run("ss", "-tnH", "state", "established", f"dport = :{ECHO_PORT}", on=CLIENT).splitlines())
+
+
+def test_a_peer_that_fails_is_started_again_for_its_next_round(world: BenchWorld, tmp_path: Path) -> None:
+    """It cuts off the first client it ever has, and serves the others."""
+    echo = "while data := c.recv(100): c.sendall(data)\n"
+    serve = f"while True:\n    c, _ = sock.accept()\n    {echo}"
+    once = tmp_path / "once"
+    body = f"open({str(once)!r}, 'x').close() if not os.path.exists({str(once)!r}) else exec({serve!r})\nsys.exit()"
+    run = new_run()
+    run.rounds = 2
+    peers = [stand_in(tmp_path, body), Direct("direct")]
+    measure_all(run, [scenario("tcp-exchange-64-1")], peers, tmp_path / "run.json")
+    cells = run.cells["tcp-exchange-64-1"]
+    assert [cell is None for cell in cells["stand-in"]] == [False, False]
+    assert run.errors == {}
+
+
+def test_all_peers_stand_side_by_side(world: BenchWorld) -> None:
+    """On a host port each; and only the stub is told where the engine is."""
+    peers = [known("pyproxy"), known("pyproxy-engine"), Dnat("dnat")]
+    with Field(world, scenario("tcp-exchange-64-1"), peers, 0.02) as field:
+        for peer in peers:
+            assert field.measure(peer, besides=False)["per_s"] > 0
+    assert "PYPROXY_RUN_DIR" not in os.environ
 
 
 def test_a_peer_that_does_not_start_is_named(world: BenchWorld) -> None:
@@ -320,23 +462,25 @@ def test_the_world_leaves_no_process_behind() -> None:
     assert [processes_in(network) for network in networks] == [[], []]
 
 
-class Interrupted(Direct):
-    """As if the user pressed Ctrl-C when it is this peer's turn."""
-
-    @contextlib.contextmanager
-    def before(self, world: BenchWorld, proto: str, container_port: int) -> Iterator[Running]:
-        raise KeyboardInterrupt
-        yield
-
-
 def test_ctrl_c_leaves_what_is_done_so_far(tmp_path: Path, world: BenchWorld) -> None:
+    """As if the user pressed it when the second peer is measured, after one warm-up of each."""
     assert world
     run = new_run()
-    wanted = [scenario("tcp-exchange-64-1")]
-    measure_all(run, wanted, [Direct("direct"), Interrupted("interrupted")], tmp_path / "run.json")
+    wanted = scenario("tcp-exchange-64-1")
+    calls = itertools.count(1)
+
+    def measure(world: BenchWorld, running: Running, seconds: float) -> Figures:
+        if next(calls) == 4:
+            raise KeyboardInterrupt
+        assert wanted.measure is not None
+        return wanted.measure(world, running, seconds)
+
+    peers = [Direct("direct"), Dnat("dnat")]
+    measure_all(run, [wanted._replace(measure=measure)], peers, tmp_path / "run.json")
     kept = results.read(tmp_path / "run.json")
     assert kept.interrupted
     assert kept.values("tcp-exchange-64-1", "direct", "p50_us")[0]
+    assert kept.values("tcp-exchange-64-1", "dnat", "p50_us") == [None]
     assert "Interrupted" in markdown(kept)
 
 
