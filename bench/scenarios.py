@@ -15,7 +15,7 @@ import psutil
 
 from bench import usage
 from bench.iperf import bits_per_second
-from bench.peers import Peer, Running
+from bench.peers import QUICK, Peer, Running
 from bench.stats import percentile
 from bench.world import BULK_PORT, CLIENT, DATAGRAM_PORT, ECHO_PORT, IPERF_PORT, MIXED_PORT, BenchWorld, LoadError
 
@@ -80,13 +80,15 @@ class Scenario(NamedTuple):
     fresh: bool = False
     # What does not vary from round to round as speed does, memory, needs fewer where a round takes long.
     most_rounds: int = 100
-    # Further figures from those of `measure`, by all peers in the rounds of all peers only: they take long.
+    # Further figures from those of `measure`, in the first rounds only: they take long.
     besides: Callable[[BenchWorld, Running, float, Figures], Figures] | None = None
+    # No others take part, if there are any.
+    peers: tuple[str, ...] = ()
     # For peers with docker-proxy's command line only; started by the scenario itself.
     measure_command: Callable[[Peer, float], Figures] | None = None
 
     def fits(self, peer: Peer) -> bool:
-        if self.proto not in peer.protocols:
+        if self.proto not in peer.protocols or (self.peers and peer.name not in self.peers):
             return False
         return self.measure_command is None or (peer.command is not None and not peer.starts_as_another)
 
@@ -97,7 +99,7 @@ _GRACE_S = 10
 # Streams and floods go on for so long before they are counted: windows, buffers and pipes have grown, queues are full.
 # One stream is as fast after 0.1 s as it gets; 64 each way took until 0.2 to 0.3 s (bench/NOTES.md).
 _RAMP_S = 0.08
-_RAMP_MORE_S = 0.003  # for each connection
+_RAMP_MORE_S = 0.002  # for each connection
 
 
 class _Count(NamedTuple):
@@ -261,11 +263,17 @@ def _flood(size: int) -> Measure:
     return measure
 
 
+def knock(world: BenchWorld, running: Running) -> None:
+    """Wait for an answer through a peer that has had no client yet: some load half of themselves only then, and a flood
+    meanwhile would find nobody.
+    """
+    world.datagrams("echo")
+    world.run_load("ping", address=running.address, size=64, seconds=0.01)
+
+
 def _burst(size: int, count: int) -> Measure:
     def measure(world: BenchWorld, running: Running, seconds: float) -> Figures:
         lost = []
-        world.datagrams("echo")
-        world.run_load("ping", address=running.address, size=size, seconds=0.02)  # processes started, modules imported
         for _ in range(3):
             world.datagrams("count")
             world.run_load("burst", address=running.address, size=size, count=count)
@@ -413,7 +421,7 @@ def _all() -> list[Scenario]:
             )  # fmt: skip
     found.append(
         Scenario("tcp-bulk-iperf3", "TCP bulk, client to container, 1 stream, by iperf3", "tcp", IPERF_PORT,
-                 ("bits_per_s",), _iperf(1), most_rounds=5)
+                 ("bits_per_s",), _iperf(1), most_rounds=5, peers=QUICK)
     )  # fmt: skip
     for size in (64, 4096):
         for connections in (1, 100):
