@@ -298,9 +298,9 @@ def test_a_peer_that_fails_fails_its_cell(world: BenchWorld, tmp_path: Path, bod
 
 
 def test_datagrams_are_counted_where_they_arrive(world: BenchWorld, tmp_path: Path) -> None:
-    """A proxy that answers the first by itself, and takes in all others, delivers none."""
-    answer = "sock.sendto(*sock.recvfrom(100))\n" * 1000 + "time.sleep(100)"
-    with pytest.raises(LoadError, match="nothing arrived|timed out"):
+    """A proxy that answers by itself delivers none."""
+    answer = "while True: sock.sendto(*sock.recvfrom(100))"
+    with pytest.raises(LoadError, match="nothing arrived"):
         measure_once(world, scenario("udp-bulk-64-1"), stand_in(tmp_path, answer), 0.05)
 
 
