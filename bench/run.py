@@ -40,7 +40,7 @@ _PAIR = ("pyproxy", "docker-proxy")
 _ROUNDS_OF_FURTHER = 3
 
 # By then the ratios are certain, or the machine does not let them be.
-_MOST_ROUNDS = 20
+_MOST_ROUNDS = 16
 _MOST_ROUNDS_QUICK = 10
 
 _FIRST_PORT = 9000

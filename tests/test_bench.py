@@ -393,7 +393,7 @@ def adaptive(rates: Sequence[float], *, quick: bool = False) -> Run:
         ([100.0] * 5, False, False),
         ([100.0, 150.0, 120.0, 100.0, 140.0], False, True),
         ([100.0, 150.0, 190.0] * 3, False, True),
-        ([100.0, 150.0] * 10, False, False),
+        ([100.0, 150.0] * 8, False, False),
         ([100.0, 150.0] * 5, True, False),
     ],
 )
