@@ -121,6 +121,8 @@ def remarks(run: Run) -> list[str]:
         f"{m['cpu']}, {m['cores']} cores, Linux {m['kernel']}, Python {m['python']}, uvloop {m['uvloop']};"
         f" commit {m['commit']}{' with changes' if m['changed'] else ''}; `{run.command}`."
     ]
+    if run.disturbed:
+        lines.append(f"Disturbed by other programs: {run.disturbed} measurements, each made three times.")
     if run.interrupted:
         lines.append("Interrupted: what is missing was not measured.")
     lines += [f"Skipped: {peer}: {why}." for peer, why in run.skipped.items()]
@@ -128,10 +130,11 @@ def remarks(run: Run) -> list[str]:
         if "held" in scenario.figures and scenario.family == "idle":
             for peer in run.cells.get(scenario.name, ()):
                 held = summarize(run.values(scenario.name, peer, "held"))
-                if held is not None and held.median < scenario.size:
+                most = summarize(run.values(scenario.name, LIMIT, "held"))
+                if held is not None and most is not None and held.median < most.median:
                     lines.append(
-                        f"Fewer: {scenario.name}: {peer} held {held.median:,.0f}, and its memory is told of those;"
-                        f" a process may open {m['descriptors']:,} files here."
+                        f"Fewer: {scenario.name}: {peer} holds {held.median:,.0f}; a process may open"
+                        f" {m['descriptors']:,} files here."
                     )
     for name, peers in run.errors.items():
         lines += [f"Failed: {name}: {peer}: {why}" for peer, why in peers.items()]

@@ -33,6 +33,7 @@ class Run:
     skipped: dict[str, str] = field(default_factory=dict)  # name: why
     cells: dict[str, dict[str, list[dict[str, float] | None]]] = field(default_factory=dict)
     errors: dict[str, dict[str, str]] = field(default_factory=dict)  # scenario, peer: the last error
+    disturbed: int = 0  # measurements during which other programs were busy, each time they were made
     interrupted: bool = False
     schema: int = SCHEMA
 

@@ -295,28 +295,30 @@ def _fill(descriptors: int) -> Measure:
 
 
 def _idle(wanted: int) -> Measure:
-    """As many as are wanted, or as the peer can hold: of fewer the figure `held` tells, and the memory is theirs."""
+    """Of a peer that cannot hold them all the figure is how many it holds, and no memory: docker-proxy drops all."""
 
     def measure(world: BenchWorld, running: Running, seconds: float) -> Figures:
-        # Client and server of these programs must be able to hold them too.
-        connections = min(wanted, resource.getrlimit(resource.RLIMIT_NOFILE)[1] - 200)
+        # A proxy of two descriptors a connection must be able to hold them all.
+        connections = min(wanted, (resource.getrlimit(resource.RLIMIT_NOFILE)[1] - 200) // 2)
         world.run_load("exchange", address=running.address, size=1, connections=1, seconds=0.02)
         before = usage.memory(running.processes)
         with world.staying_load("hold", address=running.address, most=connections) as ours:
             held = ours.found["held"]
-            if not held:
-                raise LoadError("not one connection was held")
-            after = usage.memory(running.processes)
-        figures = {"held": held}
-        if running.processes:
-            figures |= {
-                "pss_each": (after.pss - before.pss) / held,
-                "uss_each": (after.uss - before.uss) / held,
-                "rss_each": (after.rss - before.rss) / held,
-            }
+            figures = {"held": held}
+            if held == connections and running.processes:
+                after = usage.memory(running.processes)
+                figures |= {
+                    "pss_each": (after.pss - before.pss) / held,
+                    "uss_each": (after.uss - before.uss) / held,
+                    "rss_each": (after.rss - before.rss) / held,
+                }
         return figures
 
     return measure
+
+
+# Ten thousand processes of socat take most of a minute.
+_HOLDERS = ("pyproxy", "docker-proxy", "direct", "pyproxy-engine", "nginx", "haproxy", "socket-proxyd")
 
 
 def _spawn(command: tuple[str, ...], environment: Mapping[str, str]) -> int:
@@ -482,8 +484,9 @@ def _all() -> list[Scenario]:
     for connections in (1000, 10_000):
         found.append(
             Scenario(f"idle-{connections}", f"{connections} idle TCP connections", "tcp", ECHO_PORT,
-                     (*memory, "held"), _idle(connections), "idle", connections, quick=connections == 1000,
-                     fresh=True, most_rounds=5 if connections == 1000 else 2)
+                     (*memory, "held") if connections == 1000 else ("held", *memory), _idle(connections), "idle",
+                     connections, quick=connections == 1000, fresh=True,
+                     most_rounds=5 if connections == 1000 else 2, peers=() if connections == 1000 else _HOLDERS)
         )  # fmt: skip
     for ports in (1, 10, 100, 1000):
         found.append(

@@ -7,8 +7,10 @@ memory is read when nothing moves. What is not sampled cannot be disturbed by sa
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import psutil
@@ -73,3 +75,27 @@ def _clock(pid: int) -> float:
 def memory(roots: Sequence[psutil.Process]) -> Memory:
     full = [process.memory_full_info() for process in trees(roots)]
     return Memory(sum(m.uss for m in full), sum(m.pss for m in full), sum(m.rss for m in full), len(full))
+
+
+def strangers() -> float:
+    """CPU seconds, in ticks, used so far by programs that neither are nor descend from this process."""
+    parents: dict[int, int] = {}
+    used: dict[int, int] = {}
+    for pid in psutil.pids():
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has ended: its parent is told its time
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            parents[pid] = int(fields[1])
+            used[pid] = sum(map(int, fields[11:15]))  # user and system, its own and its ended children's (proc(5))
+    return sum(ticks for pid, ticks in used.items() if _is_stranger(pid, parents)) / _TICKS_PER_S
+
+
+_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+
+# The parent of the kernel's threads, which carry packets, ours above all.
+_KTHREADD = 2
+
+
+def _is_stranger(pid: int, parents: dict[int, int]) -> bool:
+    while pid not in (0, _KTHREADD, os.getpid()):
+        pid = parents.get(pid, 0)
+    return pid == 0

@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import select
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -209,8 +210,9 @@ def test_the_report_compares_round_by_round_and_says_what_failed() -> None:
 
 
 def test_the_report_says_who_could_not_hold_all_connections() -> None:
-    run = new_run(idle_10000={"pyproxy": [{"held": 10_000.0}], "docker-proxy": [{"held": 3_317.0, "pss_each": 1.0}]})
-    assert "Fewer: idle-10000: docker-proxy held 3,317, and its memory is told of those;" in markdown(run)
+    held = {"pyproxy": 9_900.0, "docker-proxy": 3_317.0, "direct": 9_900.0}
+    run = new_run(idle_10000={peer: [{"held": count}] for peer, count in held.items()})
+    assert "Fewer: idle-10000: docker-proxy holds 3,317; a process may open" in markdown(run)
     assert "Fewer: idle-10000: pyproxy" not in markdown(run)
 
 
@@ -393,7 +395,7 @@ def adaptive(rates: Sequence[float], *, quick: bool = False) -> Run:
         ([100.0] * 5, False, False),
         ([100.0, 150.0, 120.0, 100.0, 140.0], False, True),
         ([100.0, 150.0, 190.0] * 3, False, True),
-        ([100.0, 150.0] * 8, False, False),
+        ([100.0, 150.0] * 7, False, False),
         ([100.0, 150.0] * 5, True, False),
     ],
 )
@@ -464,6 +466,47 @@ def test_all_peers_stand_side_by_side(world: BenchWorld) -> None:
         for peer in peers:
             assert field.measure(peer, besides=False)["per_s"] > 0
     assert "PYPROXY_RUN_DIR" not in os.environ
+
+
+def test_what_our_own_processes_use_is_no_disturbance() -> None:
+    """Ours spends a fifth of a second; a stranger is what has another ancestor, and there may be any."""
+    busy = "import time\nwhile time.process_time() < 0.2: pass\n"
+    before = usage.cpu([psutil.Process()])
+    strangers = usage.strangers()
+    subprocess.run([sys.executable, "-c", busy], check=True)
+    elapsed = usage.cpu([psutil.Process()]).since(before).at
+    assert 0 <= usage.strangers() - strangers <= elapsed * (os.cpu_count() or 1) - 0.15
+
+
+def test_what_others_use_is_a_disturbance(tmp_path: Path) -> None:
+    """A busy program whose parent has ended is nobody's here."""
+    busy = "import time\nwhile time.process_time() < 0.3: pass\nprint('done', flush=True)\ntime.sleep(100)"
+    orphan = "import subprocess, sys\nprint(subprocess.Popen([sys.executable, '-c', sys.argv[1]]).pid, flush=True)"
+    before = usage.strangers()
+    with subprocess.Popen([sys.executable, "-c", orphan, busy], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        pid = int(parent.stdout.readline())
+        assert parent.stdout.readline() == "done\n"
+        try:
+            assert usage.strangers() - before >= 0.25
+        finally:
+            os.kill(pid, signal.SIGKILL)
+
+
+def test_a_disturbed_measurement_is_made_again(
+    world: BenchWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Others take a second at each look, in the first try; and for ever, in the second run."""
+    assert world
+    for looks, disturbed in ([0.0, 1.0, 1.0, 1.0], 0), ([0.0, 1.0, 1.0, 2.0, 2.0, 3.0], 1):
+        at = iter(looks)
+        monkeypatch.setattr(usage, "strangers", lambda at=at: next(at))
+        run = new_run()
+        run.rounds = 1
+        measure_all(run, [scenario("tcp-exchange-64-1")], [Direct("direct")], tmp_path / "run.json")
+        assert next(at, None) is None
+        assert run.disturbed == disturbed
+        assert run.cells["tcp-exchange-64-1"]["direct"][0] is not None
 
 
 def test_a_peer_that_does_not_start_is_named(world: BenchWorld) -> None:
