@@ -295,7 +295,7 @@ def _fill(descriptors: int) -> Measure:
 
 
 def _idle(wanted: int) -> Measure:
-    """Of a peer that cannot hold them all the figure is how many it holds, and no memory: docker-proxy drops all."""
+    """Of a peer that cannot hold them all the figure is how many it holds, and no memory."""
 
     def measure(world: BenchWorld, running: Running, seconds: float) -> Figures:
         # A proxy of two descriptors a connection must be able to hold them all.
