@@ -49,6 +49,8 @@ class Owner(Protocol):
 
     def relay(self, source: _socket.socket, sink: _socket.socket) -> Relay: ...
 
+    def established(self, sock: _socket.socket) -> bool: ...
+
     def dial_failed(self, error: int) -> None: ...
 
     def connection_over(self, connection: Connection, how: int) -> None: ...
@@ -109,12 +111,21 @@ class Connection:
 
     def dial(self, address: tuple[str | int, ...]) -> None:
         """Connect to the container without waiting. Whatever comes of it, the owner hears."""
-        poller = self._owner.poller
+        owner = self._owner
+        watch = owner.poller.watch
+        on_client, on_backend = self._on_waiting_client, self._on_dialed
         try:
-            poller.watch(self._client.fileno(), BOTH_EDGES, self._on_waiting_client)
             error = self._backend.connect_ex(address)
             if error in (0, errno.EINPROGRESS):
-                poller.watch(self._backend.fileno(), BOTH_EDGES, self._on_dialed)
+                if owner.established(self._backend):
+                    # Most often the request has come by now. What is said before it is watched causes no event.
+                    self._begin()
+                    self._pump_up(False)
+                    if self.over:
+                        return
+                    on_client, on_backend = self._on_client, self._on_backend
+                watch(self._client.fileno(), BOTH_EDGES, on_client)
+                watch(self._backend.fileno(), BOTH_EDGES, on_backend)
                 return
         except OSError as exc:  # epoll_ctl: no memory, or its limit on watches
             error = exc.errno or errno.ENOMEM
@@ -152,15 +163,19 @@ class Connection:
             except OSError as exc:
                 self._fail(exc.errno or errno.ECONNREFUSED)
                 return
-        owner = self._owner
-        self._up = owner.relay(self._client, self._backend)
-        self._down = owner.relay(self._backend, self._client)
-        owner.poller.hand_over(self._backend.fileno(), self._on_backend)
-        owner.poller.hand_over(self._client.fileno(), self._on_client)
+        self._begin()
+        poller = self._owner.poller
+        poller.hand_over(self._backend.fileno(), self._on_backend)
+        poller.hand_over(self._client.fileno(), self._on_client)
         # The edges of what the client said while it waited have passed.
         self._pump_up()
         if events & READABLE:
             self._on_backend(events)
+
+    def _begin(self) -> None:
+        relay = self._owner.relay
+        self._up = relay(self._client, self._backend)
+        self._down = relay(self._backend, self._client)
 
     def _on_client(self, events: int) -> None:
         up, down = self._up, self._down
@@ -169,7 +184,7 @@ class Connection:
         if down.waits == SINK and events & WRITABLE:
             self._pump_down()
         if up.waits == SOURCE and events & READABLE:
-            self._pump_up(bool(events & ~_PLAIN))
+            self._pump_up(events & ~_PLAIN != 0)
         if events & select.EPOLLERR:
             self._on_error(self._up_stands)
 
@@ -180,7 +195,7 @@ class Connection:
         if up.waits == SINK and events & WRITABLE:
             self._pump_up()
         if down.waits == SOURCE and events & READABLE:
-            self._pump_down(bool(events & ~_PLAIN))
+            self._pump_down(events & ~_PLAIN != 0)
         if events & select.EPOLLERR:
             self._on_error(self._down_stands)
 

@@ -63,6 +63,7 @@ class Transport(NamedTuple):
     proto: str
     relay: Callable[[_socket.socket, _socket.socket], Relay]  # one direction, from (source, sink)
     half_close: bool  # may one side finish before the other?
+    established: Callable[[_socket.socket], bool]  # whether a dialed socket is known to be connected by now
 
 
 class Listener:
@@ -85,6 +86,7 @@ class Listener:
         self.poller = poller
         self.relay = transport.relay
         self.half_close = transport.half_close
+        self.established = transport.established
         self._sock = sock
         self._transport = transport
         self._family, self._address = backend

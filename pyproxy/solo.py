@@ -27,6 +27,7 @@ from pyproxy.poller import Poller
 from pyproxy.published import SCTP, TCP, UDP
 from pyproxy.signals import Signals
 from pyproxy.stream import StreamRelay
+from pyproxy.tune import is_established
 
 
 def serve(settings: Settings, sock: _socket.socket, log: Log, signals: Signals) -> NoReturn:
@@ -59,10 +60,12 @@ def start(
         )
     if port.proto == TCP:
         shared = pipes or Pipes()
-        transport = Transport(TCP, lambda source, sink: StreamRelay(source, sink, shared), half_close=True)
+        transport = Transport(
+            TCP, lambda source, sink: StreamRelay(source, sink, shared), half_close=True, established=is_established
+        )
     else:
         # RFC 9260 section 9.2: SCTP has no half-closed state.
-        transport = Transport(SCTP, MessageRelay, half_close=False)
+        transport = Transport(SCTP, MessageRelay, half_close=False, established=lambda _: False)
     return Listener(poller, sock, transport, backend, limits=settings.limits, counters=Counters(), log=log)
 
 

@@ -67,38 +67,8 @@ class StreamRelay:
             outcome = self._send_held()
             if outcome != MORE:
                 return outcome
-        return self._copy(exhaustive) if self._pipe is None else self._splice(exhaustive)
-
-    def release(self) -> None:
-        """Give the pipe back, when the direction is over, however it ended. May be called again."""
-        self.waits = NOTHING
-        self._held = None
         if self._pipe is not None:
-            self._pipes.give_back(self._pipe, empty=not self._piped)
-            self._pipe = None
-
-    def _send_held(self) -> int:
-        assert self._held is not None
-        try:
-            sent = self._sink.send(self._held)
-        except BlockingIOError:
-            sent = 0
-        except OSError:
-            self.waits = NOTHING
-            return SINK_FAILED
-        self.moved += sent
-        if sent < len(self._held):
-            self._held = self._held[sent:]
-            self.waits = SINK
-            return WAIT
-        self._held = None
-        return MORE
-
-    def _over(self, outcome: int) -> int:
-        self.waits = NOTHING
-        return outcome
-
-    def _copy(self, exhaustive: bool) -> int:
+            return self._splice(exhaustive)
         for _ in range(_TURN):
             try:
                 size = self._source.recv_into(_BUFFER)
@@ -134,6 +104,35 @@ class StreamRelay:
                 return WAIT
         self.waits = TURN
         return MORE
+
+    def release(self) -> None:
+        """Give the pipe back, when the direction is over, however it ended. May be called again."""
+        self.waits = NOTHING
+        self._held = None
+        if self._pipe is not None:
+            self._pipes.give_back(self._pipe, empty=not self._piped)
+            self._pipe = None
+
+    def _send_held(self) -> int:
+        assert self._held is not None
+        try:
+            sent = self._sink.send(self._held)
+        except BlockingIOError:
+            sent = 0
+        except OSError:
+            self.waits = NOTHING
+            return SINK_FAILED
+        self.moved += sent
+        if sent < len(self._held):
+            self._held = self._held[sent:]
+            self.waits = SINK
+            return WAIT
+        self._held = None
+        return MORE
+
+    def _over(self, outcome: int) -> int:
+        self.waits = NOTHING
+        return outcome
 
     def _splice(self, exhaustive: bool) -> int:
         assert self._pipe is not None
@@ -172,7 +171,7 @@ class StreamRelay:
             # stream has ended somewhere behind it (net/ipv4/tcp.c, tcp_read_sock). Only recv knows the end.
             if stopped or more:
                 self._stop_splicing()
-                return self._copy(True)
+                return self.pump(True)
             if drained:
                 self._consider_copying(self.moved - before)
                 self.waits = SOURCE

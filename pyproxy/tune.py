@@ -26,6 +26,8 @@ _BULK_BUFFER_BYTES = 2 << 20
 _NEAR_US = 200
 _MIN_RTT_AT = 148
 
+_TCP_ESTABLISHED = 1  # include/net/tcp_states.h
+
 # SCTP streams asked for and granted, each way: docker-proxy's number (ishidawataru/sctp, SCTP_MAX_STREAM), so that any
 # stream a peer may use exists on the far side too.
 _STREAMS = 0xFFFF
@@ -45,6 +47,16 @@ _SCTP_RECVRCVINFO = 32
 # struct linger {on, seconds} (socket(7)). On with 0 s: close sends a reset and forgets what was not sent (SCTP: ABORT).
 _LINGER_RESET = (1).to_bytes(4, sys.byteorder) + bytes(4)
 _LINGER_OFF = bytes(8)
+
+_TCP_OPTIONS: tuple[tuple[int, int, int | bytes], ...] = (
+    (_socket.SOL_SOCKET, _socket.SO_LINGER, _LINGER_RESET),
+    (_socket.IPPROTO_TCP, _socket.TCP_NODELAY, 1),
+    (_socket.SOL_SOCKET, _socket.SO_KEEPALIVE, 1),
+    (_socket.IPPROTO_TCP, _socket.TCP_KEEPIDLE, _KEEPALIVE_S),
+    (_socket.IPPROTO_TCP, _socket.TCP_KEEPINTVL, _KEEPALIVE_S),
+    # Urgent bytes stay in the stream, where they are not lost (RFC 6093 section 6).
+    (_socket.SOL_SOCKET, _socket.SO_OOBINLINE, 1),
+)
 
 
 def tune(sock: _socket.socket, proto: str) -> None:
@@ -88,6 +100,14 @@ def bound_receive_buffer(sock: _socket.socket) -> None:
         return  # EPERM mostly; it is an advantage, and not needed
 
 
+def is_established(sock: _socket.socket) -> bool:
+    """Whether a TCP socket is connected. One dialed to this host or a container of its own is, when connect(2) returns:
+    the whole handshake has been processed within the call, although it says EINPROGRESS.
+    """
+    # The first byte of struct tcp_info is tcpi_state.
+    return sock.getsockopt(_socket.IPPROTO_TCP, _socket.TCP_INFO, 1)[0] == _TCP_ESTABLISHED
+
+
 def ask_for_packet_info(sock: _socket.socket) -> None:
     """Have each datagram say which address it was sent to. One that came before this does not."""
     if sock.family == _socket.AF_INET6:
@@ -113,13 +133,9 @@ def gives_packet_info(sock: _socket.socket) -> bool:
 
 
 def _tune_tcp(sock: _socket.socket) -> None:
-    sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_LINGER, _LINGER_RESET)
-    sock.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_NODELAY, 1)
-    sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_KEEPALIVE, 1)
-    sock.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_KEEPIDLE, _KEEPALIVE_S)
-    sock.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_KEEPINTVL, _KEEPALIVE_S)
-    # Urgent bytes stay in the stream, where they are not lost (RFC 6093 section 6).
-    sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_OOBINLINE, 1)
+    setsockopt = sock.setsockopt
+    for level, option, value in _TCP_OPTIONS:
+        setsockopt(level, option, value)
 
 
 def _tune_udp(sock: _socket.socket) -> None:
