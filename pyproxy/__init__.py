@@ -9,6 +9,7 @@ Follow one byte. The files, in the order in which it meets them:
     tune.py        socket options, the same on both sides
     signals.py     SIGINT, SIGTERM and SIGUSR1
     solo.py        one published port's life, from its first client to the stop
+    workers.py     more processes for a port that keeps one busy
     poller.py      the data path's epoll, one reader of the asyncio loop
     listener.py    accept clients in batches; survive running out of descriptors
     connection.py  a client and its backend: dial, relay both ways, end

@@ -40,6 +40,8 @@ class Relay(Protocol):
 
     def release(self) -> None: ...
 
+    def let_go(self) -> None: ...
+
 
 class Owner(Protocol):
     """What a connection needs of the listener that accepted it."""
@@ -92,6 +94,20 @@ class Connection:
     def moved_down(self) -> int:
         return self._down.moved if self._down is not None else 0
 
+    def filenos(self) -> tuple[int, int]:
+        """Its sockets' descriptors."""
+        return self._client.fileno(), self._backend.fileno()
+
+    @property
+    def moved(self) -> int:
+        """Bytes, both ways."""
+        return self.moved_up + self.moved_down
+
+    @property
+    def movable(self) -> bool:
+        """Whether another process could go on with it: it relays, and no timer of this one's runs for it."""
+        return self._up is not None and self._draining is None and not self.over
+
     @property
     def client_address(self) -> tuple[str, int] | None:
         """Whom it serves; None if the client has just gone."""
@@ -133,7 +149,7 @@ class Connection:
 
     def idle_s(self, now: float) -> float:
         """For how long nothing has moved, as far as calls of this method have seen."""
-        moved = self.moved_up + self.moved_down
+        moved = self.moved
         if self._idle is None or self._idle[0] != moved:
             self._idle = (moved, now)
         return now - self._idle[1]
@@ -148,6 +164,28 @@ class Connection:
     def abort(self) -> None:
         """Stop now. Only a side to which all has been said may take it for complete."""
         self._over(RESET)
+
+    def let_go(self) -> None:
+        """Of two processes that have it, the other goes on: close our descriptors, which tells nobody anything."""
+        self.over = True
+        for relay in (self._up, self._down):
+            if relay is not None:
+                relay.let_go()
+        self._client.close()
+        self._backend.close()
+
+    def resume(self) -> None:
+        """Go on with it in the process that has just become its own, whose poller knows nothing of it."""
+        poller = self._owner.poller
+        try:
+            poller.watch(self._client.fileno(), BOTH_EDGES, self._on_client)
+            poller.watch(self._backend.fileno(), BOTH_EDGES, self._on_backend)
+        except OSError:  # no memory, or the kernel's limit on watches
+            self._reset(RESET)
+            return
+        # Whichever turn, or edge, either was waiting for.
+        self._pump_up()
+        self._pump_down()
 
     def _on_waiting_client(self, events: int) -> None:
         if events & select.EPOLLERR:
@@ -272,12 +310,11 @@ class Connection:
 
     def _drain(self) -> None:
         if self._draining is None:
-            moved = self.moved_up + self.moved_down
-            self._draining = self._owner.poller.loop.call_later(DRAIN_S, self._end_drain, moved)
+            self._draining = self._owner.poller.loop.call_later(DRAIN_S, self._end_drain, self.moved)
 
     def _end_drain(self, moved: int) -> None:
         self._draining = None
-        if self.moved_up + self.moved_down == moved:
+        if self.moved == moved:
             self._reset(RESET)
         else:
             self._drain()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 class Counters:
     """Totals since the start. Bytes and datagrams are counted when the far kernel has taken them."""
@@ -42,11 +44,19 @@ class Counters:
     def plus(self, bytes_up: int, bytes_down: int) -> Counters:
         """A copy with these bytes added."""
         total = Counters()
-        for name in self.__slots__:
-            setattr(total, name, getattr(self, name))
+        total.add(self.values())
         total.bytes_up += bytes_up
         total.bytes_down += bytes_down
         return total
+
+    def values(self) -> tuple[int, ...]:
+        """All of them, in the order of `__slots__`."""
+        return tuple(getattr(self, name) for name in self.__slots__)
+
+    def add(self, values: Sequence[int]) -> None:
+        """Add what another's `values` gave; more than those is left alone."""
+        for name, value in zip(self.__slots__, values, strict=False):
+            setattr(self, name, getattr(self, name) + value)
 
     def summary(self) -> str:
         """One line of what is not zero, for a person."""

@@ -46,6 +46,8 @@ Limits (seconds; 0: no limit):
 Other:
   -busy-poll USEC        look for more to do for this long before sleeping, while answers come that fast; 0: never
                          (default {DEFAULT_BUSY_POLL_US})
+  -workers N             at most this many processes while a TCP port keeps one busy and the machine has a processor to
+                         spare; 1: never more than one, 0: as many as processors, 4 at most (default 0)
   -loop NAME             event loop: uvloop, asyncio, or auto, which is uvloop where installed (default auto)
   -v, -version           print the version
   -h, -help              print this text
@@ -72,6 +74,7 @@ _FLAGS: dict[str, tuple[int, str | int | float | bool]] = {
     "half-closed-timeout": (_SECONDS, 0.0),
     "udp-max-flows": (_NUMBER, DEFAULT_UDP_MAX_FLOWS),
     "busy-poll": (_NUMBER, DEFAULT_BUSY_POLL_US),
+    "workers": (_NUMBER, 0),
     "loop": (_TEXT, "auto"),
     "v": (_BOOLEAN, False),
     "version": (_BOOLEAN, False),
@@ -94,7 +97,7 @@ class Limits:
 class Settings:
     """A checked command line. `wants` is "serve", "help" or "version"; `port` is set only for "serve"."""
 
-    __slots__ = ("busy_poll_s", "limits", "loop", "port", "udp_max_flows", "use_listen_fd", "wants")
+    __slots__ = ("busy_poll_s", "limits", "loop", "port", "udp_max_flows", "use_listen_fd", "wants", "workers")
 
     def __init__(self, wants: str) -> None:
         self.wants = wants
@@ -103,6 +106,7 @@ class Settings:
         self.limits = Limits()
         self.udp_max_flows = DEFAULT_UDP_MAX_FLOWS
         self.busy_poll_s = 0.0
+        self.workers = 0
         self.loop = "auto"
 
 
@@ -131,6 +135,7 @@ def parse(arguments: list[str]) -> Settings:
     )
     settings.udp_max_flows = _whole(values, "udp-max-flows", lowest=1, highest=1_000_000, required=True)
     settings.busy_poll_s = _whole(values, "busy-poll", lowest=0, highest=1000, required=True) / 1e6
+    settings.workers = _whole(values, "workers", lowest=0, highest=64, required=True)
     settings.loop = _one_of(values, "loop", LOOPS)
     return settings
 

@@ -15,7 +15,7 @@ import contextlib
 import errno
 import select
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import NamedTuple
 
 from pyproxy import connection as conn
@@ -28,8 +28,8 @@ from pyproxy.log import Log
 from pyproxy.poller import Poller
 from pyproxy.tune import tune
 
-# Clients accepted in one go before others get their turn.
-_BATCH = 64
+# Clients accepted in one go before others get their turn; or other processes theirs (workers.py).
+_BATCH = 8
 
 # accept(2): conditions that are no fault of the listener's, after which the next client may be accepted at once.
 # The first two: the client is gone again. EPERM: a firewall rule. The others: errors pending on the new socket.
@@ -168,6 +168,31 @@ class Listener:
             self._sweep.cancel()
         for connection in list(self._live):
             connection.abort()
+
+    def leave(self, connections: Collection[Connection]) -> None:
+        """Another process, a copy of this one, goes on with these."""
+        self._live.difference_update(connections)
+        for connection in connections:
+            for fd in connection.filenos():
+                self.poller.unwatch(fd)
+            connection.let_go()
+
+    def restart(self, loop: asyncio.AbstractEventLoop, kept: Collection[Connection]) -> None:
+        """In a copy of the process: serve on in `loop`, with new totals. Of the connections only `kept` are ours, to
+        be resumed; the others, and the spare socket, are the other process's.
+        """
+        self.poller.restart(loop)
+        for connection in self._live.difference(kept):
+            connection.let_go()
+        self._live = set(kept)
+        self._counters = Counters()
+        if self._spare is not None:
+            self._spare.close()
+            self._spare = None
+        self._paused, self._retry, self._retry_s = False, None, _RETRY_S[0]
+        self.poller.watch(self._sock.fileno(), select.EPOLLIN, self._on_clients)
+        if self._sweep_s:
+            self._sweep = loop.call_later(self._sweep_s, self._end_overdue)
 
     def dial_failed(self, error: int) -> None:
         hint = "; is it up, and does it listen on that port?" if error == errno.ECONNREFUSED else ""

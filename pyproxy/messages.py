@@ -53,6 +53,8 @@ class MessageRelay:
         self.waits = NOTHING
         self._held = self._partial = None
 
+    let_go = release
+
     def _receive(self) -> int:
         try:
             size, ancillary, flags, _ = self._source.recvmsg_into([_BUFFER], SCTP_INFO_SPACE)

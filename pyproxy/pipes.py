@@ -47,11 +47,16 @@ class Pipes:
 
     def give_back(self, pipe: tuple[int, int], *, empty: bool) -> None:
         """Take a pipe back, or close it: bytes that it still holds belong to nobody else."""
-        self._lent -= 1
         # A later, smaller one is no gain to whoever is alone with it.
         if empty and len(self._free) < _KEPT and fcntl.fcntl(pipe[1], fcntl.F_GETPIPE_SZ) >= CHUNK_BYTES:
+            self._lent -= 1
             self._free.append(pipe)
             return
+        self.let_go(pipe)
+
+    def let_go(self, pipe: tuple[int, int]) -> None:
+        """Close our ends of a pipe that another process has too, and goes on with."""
+        self._lent -= 1
         os.close(pipe[0])
         os.close(pipe[1])
 

@@ -39,6 +39,9 @@ _SHORT_WAITS = 4
 # What takes longer to handle is bulk.
 _LONG_TURN_S = 100e-6
 
+# How often the load is looked at: rarely enough to cost nothing, often enough where each round takes milliseconds.
+_ROUNDS = 64
+
 # The loop's timers and other readers get their turn after this long: of busy polling, and of turns asked for.
 _BUSY_S = 2e-3
 
@@ -71,7 +74,27 @@ class Poller:
         self._dispatching = False
         self._scheduled = False
         self._starved: list[Callable[[], None]] = []
-        loop.add_reader(self._epoll.fileno(), self._on_ready if self._busy_poll_s else self._dispatch)
+        # Called now and then while there is something to do, with whether there was busy polling since the last time.
+        self.on_load: Callable[[bool], None] | None = None
+        self._rounds = 0
+        self._spun = False
+        self._attach()
+
+    def restart(self, loop: asyncio.AbstractEventLoop) -> None:
+        """In a copy of the process, which has a loop of its own: begin anew, with nothing to watch."""
+        self.loop = loop
+        self._epoll.close()  # the other process's goes on
+        self._epoll = select.epoll()
+        self._handlers.clear()
+        self._again.clear()
+        self._stale.clear()
+        self._starved.clear()
+        self._dispatching = self._scheduled = False
+        self._short_waits = 0
+        self._attach()
+
+    def _attach(self) -> None:
+        self.loop.add_reader(self._epoll.fileno(), self._on_ready if self._busy_poll_s else self._dispatch)
 
     def watch(self, fd: int, events: int, handler: Callable[[int], None]) -> None:
         """Call `handler` on `events` of `fd` until `close_socket`. OSError: ENOMEM, ENOSPC."""
@@ -141,6 +164,7 @@ class Poller:
             if after > end:
                 self._schedule()
                 return
+            self._spun = True
             began, until = after, after + self._busy_poll_s
             while not (events := self._dispatch()):
                 began = now()
@@ -181,6 +205,12 @@ class Poller:
             self._retry_starved()
         if self._again:
             self._schedule()
+        self._rounds += 1
+        if self._rounds >= _ROUNDS:
+            self._rounds = 0
+            if self.on_load is not None:
+                spun, self._spun = self._spun, False
+                self.on_load(spun)
         return events
 
     def _take_turns_asked_for(self) -> None:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # typing would cost a start-up 8 ms
     from collections.abc import Callable
 
 STOPPING = (_signal.SIGINT, _signal.SIGTERM)
+_HANDLED = (*STOPPING, _signal.SIGUSR1)
 
 
 def exit_on_stop() -> None:
@@ -29,6 +30,16 @@ def exit_on_stop() -> None:
 def hold_stop() -> None:
     """Have SIGINT and SIGTERM wait for the next `exit_on_stop`, be it another program's in this process."""
     _signal.pthread_sigmask(_signal.SIG_BLOCK, STOPPING)
+
+
+def hold() -> None:
+    """Have no handler run until `release`."""
+    _signal.pthread_sigmask(_signal.SIG_BLOCK, _HANDLED)
+
+
+def release() -> None:
+    """The contrary of `hold`: what has come meanwhile is heeded now."""
+    _signal.pthread_sigmask(_signal.SIG_UNBLOCK, _HANDLED)
 
 
 class Signals:
@@ -50,6 +61,13 @@ class Signals:
     def drain(self) -> None:
         """Make `wake_fd` unreadable again. By then the handlers have run."""
         os.read(self.wake_fd, 4096)
+
+    def leave_to_parent(self) -> None:
+        """In a copy of the process: heed no signal. The parent does, for both, and ends the copy."""
+        _signal.set_wakeup_fd(-1)  # the pipe is the parent's
+        for number in _HANDLED:
+            _signal.signal(number, _signal.SIG_IGN)
+        release()
 
     def _stop(self, number: int, _frame: object) -> None:
         hold_stop()  # once is enough, and the copy made below must not do it again

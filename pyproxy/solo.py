@@ -28,25 +28,34 @@ from pyproxy.published import SCTP, TCP, UDP
 from pyproxy.signals import Signals
 from pyproxy.stream import StreamRelay
 from pyproxy.tune import is_established
+from pyproxy.workers import Workers, default_most
 
 
 def serve(settings: Settings, sock: _socket.socket, log: Log, signals: Signals) -> NoReturn:
     """Serve the published port on `sock` until SIGINT or SIGTERM, then exit with status 0."""
     raise_descriptor_limit()
-    loop = new_loop(settings.loop)
-    loop.set_exception_handler(lambda _loop, context: _report(log, context))
-    relay = start(Poller(loop, settings.busy_poll_s), settings, sock, log)
-    signals.summary = lambda: f"{relay.live} live, {relay.totals().summary()}"
-    signals.free_port = relay.free_port
+
+    def anew() -> asyncio.AbstractEventLoop:
+        loop = new_loop(settings.loop)
+        loop.set_exception_handler(lambda _loop, context: _report(log, context))
+        return loop
+
+    loop = anew()
+    pipes = Pipes()
+    relay = start(Poller(loop, settings.busy_poll_s), settings, sock, log, pipes)
+    if isinstance(relay, Listener) and settings.port.proto == TCP:
+        workers = Workers(relay, pipes, settings.workers or default_most(), anew, signals=signals, log=log)
+        signals.summary, signals.free_port = workers.summary, workers.free_port
+    else:
+        signals.summary = lambda: f"{relay.live} live, {relay.totals().summary()}"
+        signals.free_port = relay.free_port
     loop.add_reader(signals.wake_fd, signals.drain)
     loop.run_forever()
     raise AssertionError("only a signal ends the loop")
 
 
-def start(
-    poller: Poller, settings: Settings, sock: _socket.socket, log: Log, pipes: Pipes | None = None
-) -> Listener | DatagramRelay:
-    """Begin to serve; the result owns `sock` and is closed by the caller. `pipes` is for ports that share them."""
+def start(poller: Poller, settings: Settings, sock: _socket.socket, log: Log, pipes: Pipes) -> Listener | DatagramRelay:
+    """Begin to serve; the result owns `sock` and is closed by the caller. Ports may share `pipes`."""
     port = settings.port
     backend = backend_address(port)
     if port.proto == UDP:
@@ -59,9 +68,8 @@ def start(
             log=log,
         )
     if port.proto == TCP:
-        shared = pipes or Pipes()
         transport = Transport(
-            TCP, lambda source, sink: StreamRelay(source, sink, shared), half_close=True, established=is_established
+            TCP, lambda source, sink: StreamRelay(source, sink, pipes), half_close=True, established=is_established
         )
     else:
         # RFC 9260 section 9.2: SCTP has no half-closed state.

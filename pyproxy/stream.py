@@ -113,6 +113,13 @@ class StreamRelay:
             self._pipes.give_back(self._pipe, empty=not self._piped)
             self._pipe = None
 
+    def let_go(self) -> None:
+        """As `release`, in one of two processes that both have this relay: the other goes on with it."""
+        self.waits = NOTHING
+        if self._pipe is not None:
+            self._pipes.let_go(self._pipe)
+            self._pipe = None
+
     def _send_held(self) -> int:
         assert self._held is not None
         try:

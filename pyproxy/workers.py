@@ -1,0 +1,301 @@
+"""More processes for a port that keeps one busy, as long as the machine has a processor to spare.
+
+When this process has used up a processor, several connections share it, and another processor is idle, it makes a copy
+of itself by fork(2): a worker. Every other busy connection goes on in the worker, from the byte where it is, and both
+accept new clients from the same socket. What is idle elsewhere decides, not how much there is to do: both ends of the
+traffic may be on this machine and keep its processors busy, and a worker would take from those (bench/NOTES.md).
+
+A worker speaks with the first process over a socket: it says when it has let go of what is not its own, and is told to
+go on with what is; and its totals whenever it is asked, and when it ends. It ends when it has had nothing to do for a
+while, and when the first process has ended, however that came. TCP alone: there is one socket for all that come to a
+UDP port.
+Owns the workers' processes and the sockets to them.
+"""
+
+from __future__ import annotations
+
+import _socket
+import asyncio
+import contextlib
+import gc
+import os
+import select
+import signal
+import struct
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+from pyproxy.connection import Connection
+from pyproxy.counters import Counters
+from pyproxy.errors import in_words
+from pyproxy.listener import Listener
+from pyproxy.log import Log
+from pyproxy.pipes import Pipes
+from pyproxy.signals import Signals, hold, release
+
+# By default at most so many processes: what one port should take of a large machine unasked. A guess.
+_MOST = 4
+
+# How long a look at the load takes; two in a row must find it too high. /proc/stat counts in ticks of 10 ms.
+_WINDOW_S = 0.1
+
+# Of a processor: what this process uses when one is not enough, and what must be idle for a worker to be a gain. One
+# that nobody uses is. On a machine of two, with client and container on it as well, a worker for 100 connections that
+# exchange messages leaves 0.2 idle and costs an eighth of the rate, and one for bulk gains nothing (bench/NOTES.md).
+_SATURATED = 0.75
+_TO_SPARE = 0.9
+# Where most of what is live is new, all wait for one another in turn: there a worker gains a tenth, and p99 as much.
+_TO_SPARE_FOR_NEW = 0.25
+
+# A worker without connections ends after this to twice this long. A guess.
+_IDLE_S = 5.0
+
+# A worker that has not answered by then hangs. What it takes is a millisecond or two.
+_ANSWER_S = 0.1
+_START_S = 1.0
+
+_READY = b"r"
+_GO = b"g"
+_ASK = b"t"
+
+# Totals in the order of `Counters`, and the number of live connections.
+_TOTALS = struct.Struct(f"={len(Counters.__slots__) + 1}q")
+
+
+def default_most() -> int:
+    """How many processes a port may have, if nobody says."""
+    return min(_MOST, len(os.sched_getaffinity(0)))
+
+
+class _Worker:
+    """A worker as the first process sees it."""
+
+    __slots__ = ("pid", "said", "sock")
+
+    def __init__(self, pid: int, sock: _socket.socket) -> None:
+        self.pid = pid
+        self.sock = sock
+        self.said = (0,) * (len(Counters.__slots__) + 1)  # its totals, when it last said them
+
+
+class Workers:
+    """Begins and ends workers as the load asks for, from its construction on; a port's `summary` is of all of them."""
+
+    def __init__(
+        self,
+        listener: Listener,
+        pipes: Pipes,
+        most: int,
+        new_loop: Callable[[], asyncio.AbstractEventLoop],
+        *,
+        signals: Signals,
+        log: Log,
+    ) -> None:
+        """`most`: processes, this one included. `new_loop` makes the loop of a worker."""
+        self._listener = listener
+        self._pipes = pipes
+        self._most = most
+        self._new_loop = new_loop
+        self._signals = signals
+        self._log = log
+        self._workers: list[_Worker] = []
+        self._gone = Counters()  # what workers did that have ended
+        self._parent: _socket.socket | None = None  # in a worker
+        self._accepted = 0  # in a worker, when it last looked
+        self._since = time.perf_counter()
+        self._used_s = time.process_time()
+        self._before: tuple[float, dict[Connection, int], int] | None = None
+        if most > 1:
+            listener.poller.on_load = self._look
+
+    def summary(self) -> str:
+        """What has gone through, and what is live: in all processes, as far as they answer in time."""
+        totals, live = self._listener.totals(), self._listener.live
+        totals.add(self._gone.values())
+        for worker in list(self._workers):
+            with contextlib.suppress(OSError):  # EPIPE: it has just ended, and has said so
+                worker.sock.send(_ASK)
+            if _speaks(worker.sock, _ANSWER_S):
+                _hear(worker)
+            totals.add(worker.said)
+            live += worker.said[-1]
+        return f"{live} live, {totals.summary()}"
+
+    def free_port(self) -> None:
+        """End the workers and close the host socket, in a process that is about to exit."""
+        for worker in self._workers:
+            os.kill(worker.pid, signal.SIGKILL)
+        for worker in self._workers:
+            os.waitpid(worker.pid, 0)
+        self._listener.free_port()
+
+    def _look(self, spun: bool) -> None:
+        """Now and then under load. `spun`: this process has been busy polling, which says nothing of its load."""
+        now = time.perf_counter()
+        if now - self._since < _WINDOW_S:
+            return
+        used_s = time.process_time()
+        saturated = not spun and used_s - self._used_s > _SATURATED * (now - self._since)
+        before, took_s = self._before, now - self._since
+        self._since, self._used_s, self._before = now, used_s, None
+        if not saturated or len(self._workers) >= self._most - 1:
+            return
+        moved = {connection: connection.moved for connection in self._listener.connections}
+        accepted = self._listener.totals().connections
+        idle_s = _idle_s()
+        self._before = (idle_s, moved, accepted)
+        if before is None:
+            return
+        new = accepted - before[2]
+        if idle_s - before[0] < (_TO_SPARE_FOR_NEW if new > len(moved) else _TO_SPARE) * took_s:
+            return
+        busy = [connection for connection, count in moved.items() if count != before[1].get(connection, 0)]
+        if len(busy) + new > 1:
+            self._before = None
+            self._begin([connection for connection in busy if connection.movable][::2])
+
+    def _begin(self, moving: list[Connection]) -> None:
+        """Make a worker, and leave these connections to it."""
+        gc.freeze()  # what the collector does not touch stays shared
+        try:
+            ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET | _socket.SOCK_NONBLOCK)
+        except OSError as exc:
+            self._log.warn("worker", f"no second process for this load: {in_words(exc.errno)}")
+            return
+        hold()  # whoever stops us, or asks what went through, must know of the worker
+        try:
+            pid = os.fork()
+            if pid == 0:
+                ours.close()
+                self._be_a_worker(theirs, moving)
+            theirs.close()
+            self._share_with(_Worker(pid, ours), moving)
+        except OSError as exc:
+            ours.close()
+            theirs.close()
+            self._log.warn("worker", f"no second process for this load: {in_words(exc.errno)}")
+        finally:
+            release()
+
+    def _share_with(self, worker: _Worker, moving: list[Connection]) -> None:
+        poller = self._listener.poller
+        # Until it has closed its copies of what stays here, what we close would not be closed.
+        if _speaks(worker.sock, _START_S) and _hear(worker):
+            try:
+                poller.watch(worker.sock.fileno(), select.EPOLLIN, lambda _events: self._on_worker(worker))
+            except OSError:
+                pass  # no memory for one more watch: no worker
+            else:
+                self._workers.append(worker)
+                self._listener.leave(moving)
+                with contextlib.suppress(OSError):  # it has ended, as `_on_worker` will learn
+                    worker.sock.send(_GO)
+                return
+        # It has not touched a connection yet.
+        os.kill(worker.pid, signal.SIGKILL)
+        os.waitpid(worker.pid, 0)
+        poller.close_socket(worker.sock)
+        self._most = 0
+        self._log.warn("worker", "a second process for this load did not start; there will be no more attempts")
+
+    def _on_worker(self, worker: _Worker) -> None:
+        """It has said its last, or has ended."""
+        hold()  # totals that are half moved from one account to the other would be false
+        try:
+            if _hear(worker):
+                return
+            self._workers.remove(worker)
+            self._gone.add(worker.said)
+        finally:
+            release()
+        self._listener.poller.close_socket(worker.sock)
+        _, status = os.waitpid(worker.pid, 0)
+        if status:
+            code = os.waitstatus_to_exitcode(status)
+            self._log.warn("worker", f"a worker ended ({code}); its {worker.said[-1]} or more connections were reset")
+
+    def _be_a_worker(self, parent: _socket.socket, kept: list[Connection]) -> NoReturn:
+        try:
+            self._signals.leave_to_parent()
+            for sibling in self._workers:
+                sibling.sock.close()
+            self._workers = []
+            # Its free pipes are the parent's too: bytes of two connections would meet in one.
+            self._pipes.close()
+            self._listener.poller.on_load = None
+            loop = self._new_loop()
+            self._listener.restart(loop, kept)
+            self._parent = parent
+            loop.add_reader(parent.fileno(), self._on_parent)
+            loop.call_later(_IDLE_S, self._end_if_idle, loop)
+            parent.send(_READY)
+            if not _speaks(parent, None) or parent.recv(1) != _GO:
+                os._exit(0)
+            for connection in kept:
+                connection.resume()
+            loop.run_forever()
+        finally:
+            # A defect: what is still live is reset by the exit.
+            if (exc := sys.exc_info()[1]) is not None:
+                sys.excepthook(type(exc), exc, exc.__traceback__)
+            os._exit(1)
+
+    def _on_parent(self) -> None:
+        assert self._parent is not None
+        try:
+            asked = self._parent.recv(1)
+        except OSError:
+            asked = b""
+        if not asked:
+            os._exit(0)  # the parent is gone, and its exit has reset what was its own
+        self._say_totals()
+
+    def _say_totals(self) -> None:
+        assert self._parent is not None
+        listener = self._listener
+        with contextlib.suppress(OSError):  # nobody is there any more, which `_on_parent` will learn
+            self._parent.send(_TOTALS.pack(*listener.totals().values(), listener.live))
+
+    def _end_if_idle(self, loop: asyncio.AbstractEventLoop) -> None:
+        accepted = self._listener.totals().connections
+        if not self._listener.live and accepted == self._accepted:
+            self._say_totals()
+            os._exit(0)
+        self._accepted = accepted
+        loop.call_later(_IDLE_S, self._end_if_idle, loop)
+
+
+def _speaks(sock: _socket.socket, within_s: float | None) -> bool:
+    """Wait until the other end says something, or ends, though not longer than that; whether it did."""
+    poll = select.poll()
+    poll.register(sock, select.POLLIN)
+    return bool(poll.poll(1e3 * within_s if within_s is not None else None))
+
+
+def _hear(worker: _Worker) -> bool:
+    """Take in all that a worker has said; whether it is still there."""
+    while True:
+        try:
+            said = worker.sock.recv(_TOTALS.size)
+        except BlockingIOError:
+            return True
+        except ConnectionResetError:
+            continue  # it ended with a question unread; what it said before that comes now (unix(7))
+        if not said:
+            return False
+        if len(said) == _TOTALS.size:
+            worker.said = _TOTALS.unpack(said)
+
+
+def _idle_s() -> float:
+    """Seconds that the processors we may run on have been idle, summed (proc(5), /proc/stat)."""
+    ours = {f"cpu{number}" for number in os.sched_getaffinity(0)}
+    ticks = 0
+    for line in Path("/proc/stat").read_text().splitlines():
+        name, *values = line.split()
+        if name in ours:
+            ticks += int(values[3]) + int(values[4])  # idle, and idle with input or output pending
+    return ticks / os.sysconf("SC_CLK_TCK")
