@@ -61,6 +61,7 @@ def exchange(
 def _timed(run: Callable[[float], list[float]], seconds: float, roots: Sequence[int]) -> dict[str, float]:
     """Rate, percentiles, and the CPU of `roots` and theirs, of a program that returns latencies."""
     processes = [psutil.Process(pid) for pid in roots]
+    run(0)  # some peers load half of themselves for their first client only
     run(_WARM_S)
     before = usage.cpu(processes)
     latencies = run(seconds)

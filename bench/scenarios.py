@@ -34,7 +34,6 @@ class Figure(NamedTuple):
 FIGURES = {
     "bits_per_s": Figure("throughput", "Gbit/s", True, 1e-9),
     "cpu_s_per_gb": Figure("CPU of the proxy", "s/GB", False),
-    "cpu_user_s_per_gb": Figure("of that, user", "s/GB", False),
     "machine_s_per_gb": Figure("CPU of the machine", "s/GB", False),
     "per_s": Figure("rate", "1/s", True),
     "p50_us": Figure("p50", "us", False),
@@ -76,10 +75,10 @@ class Scenario(NamedTuple):
     quick: bool = False
     # Those whose ratio to docker-proxy decides whether more rounds are needed: what issue and README promise.
     primary: tuple[str, ...] = ()
-    # The peer is started for each measurement, and not once for all rounds.
-    fresh: bool = False
     # What does not vary from round to round as speed does, memory, needs fewer where a round takes long.
     most_rounds: int = 100
+    # In how many rounds others than pyproxy, docker-proxy and direct take part.
+    rounds_of_others: int = 5
     # Further figures from those of `measure`, in the first rounds only: they take long.
     besides: Callable[[BenchWorld, Running, float, Figures], Figures] | None = None
     # No others take part, if there are any.
@@ -123,7 +122,7 @@ def _steady(
     # Counters and clocks are read one after the other, so each is taken by its own time.
     each = {"machine": spent.machine / spent.at / rate}
     if running.processes:
-        each |= {"total": spent.total / spent.at / rate, "user": spent.user / spent.at / rate}
+        each["total"] = spent.total / spent.at / rate
     return rate, each
 
 
@@ -139,7 +138,7 @@ def _bulk(streams: int, ways: str) -> Measure:
             world.bulk("end")
         figures = {"bits_per_s": 8 * rate, "machine_s_per_gb": 1e9 * each["machine"]}
         if running.processes:
-            figures |= {"cpu_s_per_gb": 1e9 * each["total"], "cpu_user_s_per_gb": 1e9 * each["user"]}
+            figures["cpu_s_per_gb"] = 1e9 * each["total"]
         return figures
 
     return measure
@@ -401,7 +400,7 @@ def _publish(ports: int) -> Callable[[Peer, float], Figures]:
 
 
 def _all() -> list[Scenario]:
-    bulk = ("bits_per_s", "cpu_s_per_gb", "cpu_user_s_per_gb", "machine_s_per_gb")
+    bulk = ("bits_per_s", "cpu_s_per_gb", "machine_s_per_gb")
     latency = ("p50_us", "p99_us", "p999_us", "per_s", "cpu_us_each")
     rate = ("per_s", "p50_us", "p99_us", "cpu_us_each")
     delivered = ("delivered_per_s", "cpu_s_per_million")
@@ -452,7 +451,7 @@ def _all() -> list[Scenario]:
     )  # fmt: skip
     found.append(
         Scenario("tcp-descriptors", "TCP connections under a limit of 600 descriptors", "tcp", ECHO_PORT,
-                 ("held", "serves_again"), _fill(600), fresh=True, most_rounds=2)
+                 ("held", "serves_again"), _fill(600), most_rounds=2)
     )  # fmt: skip
     for size in (64, 1400):
         for flows in (1, 100):
@@ -485,7 +484,7 @@ def _all() -> list[Scenario]:
         found.append(
             Scenario(f"idle-{connections}", f"{connections} idle TCP connections", "tcp", ECHO_PORT,
                      (*memory, "held") if connections == 1000 else ("held", *memory), _idle(connections), "idle",
-                     connections, quick=connections == 1000, fresh=True,
+                     connections, quick=connections == 1000,
                      most_rounds=5 if connections == 1000 else 2, peers=() if connections == 1000 else _HOLDERS)
         )  # fmt: skip
     for ports in (1, 10, 100, 1000):
