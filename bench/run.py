@@ -1,9 +1,11 @@
 """A run: round by round, scenario by scenario, peer by peer.
 
-A round takes all scenarios in turn, in a world of its own, and starts each peer anew for each measurement. So rounds
-differ by all that runs differ by: a process's own luck (where its memory lies, which processor it got), the servers'
-and the world's, and what the machine does meanwhile; and the spread of rounds says how far another run may be off.
-Peers alternate within a scenario, and each round begins with another of them.
+A round takes all scenarios in turn and starts each peer anew for each measurement. So rounds differ by what runs differ
+by: a process's own luck (where its memory lies, which processor it got), and what the machine does meanwhile; and the
+spread of rounds says how far another run may be off. Peers alternate within a scenario, and each round begins with
+another of them.
+
+The world is the same for all rounds. To take down namespaces keeps a processor busy for seconds after they have gone.
 """
 
 from __future__ import annotations
@@ -44,7 +46,7 @@ _ROUNDS_OF_FURTHER = 3
 _MOST_ROUNDS = 20
 
 # Further rounds than those of all peers begin only if they can end by then.
-_BUDGET_S = 11 * 60
+_BUDGET_S = 12 * 60
 _BUDGET_QUICK_S = 105
 
 _FIRST_PORT = 9000
@@ -85,7 +87,7 @@ def goes_on(run: Run, scenario: Scenario, number: int) -> bool:
 
 
 def is_time_left(run: Run, number: int, elapsed_s: float, last_s: float) -> bool:
-    """Whether round `number`, from 0, may begin, if it takes as long as the last one."""
+    """Whether round `number`, from 0, may begin, if it takes as long as the last one of its kind."""
     if run.rounds is not None or number < ROUNDS_OF_ALL:
         return True
     return elapsed_s + last_s <= (_BUDGET_QUICK_S if run.quick else _BUDGET_S)
@@ -103,7 +105,7 @@ def measure_all(run: Run, scenarios: Sequence[Scenario], peers: Sequence[Peer], 
     for scenario in scenarios:
         run.cells[scenario.name] = {peer.name: [] for peer in peers if scenario.fits(peer)}
     began = time.perf_counter()
-    with bar:
+    with BenchWorld() as world, bar:
         # Counted as if each scenario needed the least rounds: more of them lengthen it when they come.
         task = bar.add_task("", total=sum(_cells(run, each, peers) for each in scenarios))
         try:
@@ -115,15 +117,15 @@ def measure_all(run: Run, scenarios: Sequence[Scenario], peers: Sequence[Peer], 
                     break
                 if number >= ROUNDS_OF_ALL:
                     bar.update(task, total=(bar.tasks[0].total or 0) + len(wanted) * len(_PAIR))
-                with BenchWorld() as world:
-                    for scenario in wanted:
-                        for peer in _begin_round(run, scenario, peers, number):
-                            bar.update(task, description=f"{scenario.name} {peer.name}")
-                            port = _FIRST_PORT + peers.index(peer)
-                            run.cells[scenario.name][peer.name][-1] = _cell(run, world, scenario, peer, port)
-                            bar.advance(task)
+                for scenario in wanted:
+                    for peer in _begin_round(run, scenario, peers, number):
+                        bar.update(task, description=f"{scenario.name} {peer.name}")
+                        port = _FIRST_PORT + peers.index(peer)
+                        run.cells[scenario.name][peer.name][-1] = _cell(run, world, scenario, peer, port)
+                        bar.advance(task)
                 results.write(run, path)
-                lasted = time.perf_counter() - round_began
+                if number >= ROUNDS_OF_ALL:  # earlier ones are longer
+                    lasted = time.perf_counter() - round_began
         except KeyboardInterrupt:
             run.interrupted = True
             results.write(run, path)

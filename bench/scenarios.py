@@ -77,14 +77,19 @@ class Scenario(NamedTuple):
     primary: tuple[str, ...] = ()
     # What does not vary from round to round as speed does, memory, needs fewer where a round takes long.
     most_rounds: int = 100
-    # In how many rounds others than pyproxy, docker-proxy and direct take part.
-    rounds_of_others: int = 5
     # Further figures from those of `measure`, in the first rounds only: they take long.
     besides: Callable[[BenchWorld, Running, float, Figures], Figures] | None = None
     # No others take part, if there are any.
     peers: tuple[str, ...] = ()
     # For peers with docker-proxy's command line only; started by the scenario itself.
     measure_command: Callable[[Peer, float], Figures] | None = None
+
+    @property
+    def rounds_of_others(self) -> int:
+        """In how many others than pyproxy, docker-proxy and direct take part: five where users look first, two for the
+        further points of curves, which so many peers would make long.
+        """
+        return 5 if self.quick else 2
 
     def fits(self, peer: Peer) -> bool:
         if self.proto not in peer.protocols or (self.peers and peer.name not in self.peers):
@@ -164,14 +169,36 @@ def _loaded(what: str, size: int, **more: int) -> Measure:
     """Exchanges, connections or pings, by a load program that reports rate and percentiles."""
 
     def measure(world: BenchWorld, running: Running, seconds: float) -> Figures:
-        if what == "ping":
-            world.datagrams("echo")
-        roots = [process.pid for process in running.processes]
-        return world.run_load(
-            what, seconds + _GRACE_S, address=running.address, size=size, **more, seconds=seconds, roots=roots
-        )
+        found = _load(world, running, seconds, what, size, more)
+        return {name: value for name, value in found.items() if name not in ("samples", "p999_us")}
 
     return measure
+
+
+def _tail(what: str, size: int, **more: int) -> Callable[[BenchWorld, Running, float, Figures], Figures]:
+    """The p99.9 of the same. It takes a longer measurement, and is left out if that was too short as well."""
+
+    def measure(world: BenchWorld, running: Running, seconds: float, figures: Figures) -> Figures:
+        found = _load(world, running, max(seconds, _TAIL_S), what, size, more)
+        return {"p999_us": found["p999_us"]} if found["samples"] >= _TAIL_SAMPLES else {}
+
+    return measure
+
+
+# One in a thousand must be one at least; at 3,000 exchanges a second that takes a third of a second.
+_TAIL_SAMPLES = 1000
+_TAIL_S = 0.5
+
+
+def _load(
+    world: BenchWorld, running: Running, seconds: float, what: str, size: int, more: Mapping[str, int]
+) -> Figures:
+    if what == "ping":
+        world.datagrams("echo")
+    roots = [process.pid for process in running.processes]
+    return world.run_load(
+        what, seconds + _GRACE_S, address=running.address, size=size, **more, seconds=seconds, roots=roots
+    )
 
 
 # After this long without a datagram, none is on its way any more.
@@ -316,7 +343,7 @@ def _idle(wanted: int) -> Measure:
     return measure
 
 
-# Ten thousand processes of socat take most of a minute.
+# Where connections are many, and long to open. Ten thousand processes of socat take most of a minute.
 _HOLDERS = ("pyproxy", "docker-proxy", "direct", "pyproxy-engine", "nginx", "haproxy", "socket-proxyd")
 
 
@@ -418,6 +445,7 @@ def _all() -> list[Scenario]:
                     f"TCP bulk, {words}, {streams} stream{'s' * (streams > 1)}{' each' * (way == 'both')}",
                     "tcp", BULK_PORT, bulk, _bulk(streams, ways), f"tcp-bulk-{way}", streams,
                     quick=streams == 1 and way != "both", primary=("bits_per_s", "cpu_s_per_gb"),
+                    peers=_HOLDERS if streams == 64 else (),
                 )
             )  # fmt: skip
     found.append(
@@ -433,6 +461,7 @@ def _all() -> list[Scenario]:
                     "tcp", ECHO_PORT, latency if connections == 1 else rate,
                     _loaded("exchange", size, connections=connections),
                     f"tcp-exchange-{size}", connections, quick=size == 64,
+                    besides=_tail("exchange", size, connections=1) if connections == 1 else None,
                     primary=("p50_us", "p99_us") if connections == 1 else ("per_s",),
                 )
             )  # fmt: skip
@@ -478,6 +507,7 @@ def _all() -> list[Scenario]:
     )  # fmt: skip
     found.append(
         Scenario("udp-ping", "UDP datagram and reply, 64 B", "udp", DATAGRAM_PORT, latency, _loaded("ping", 64),
+                 besides=_tail("ping", 64),
                  quick=True, primary=("p50_us",))
     )  # fmt: skip
     for connections in (1000, 10_000):
