@@ -37,7 +37,7 @@ def main() -> None:
     run.add_argument(
         "--rounds", type=int,
         help="rounds: the first 5 with all peers, more with pyproxy and docker-proxy (default: 5, and more until their"
-        " ratios are certain, up to 14; quick: 10)",
+        " ratios are certain, as long as there is time)",
     )  # fmt: skip
     run.add_argument("--seconds", type=float, default=0.15, help="seconds per measurement (default 0.15)")
     run.add_argument("--output", type=Path, default=FOLDER, help="folder of the results (default build/bench)")

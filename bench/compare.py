@@ -31,6 +31,16 @@ class Compared(NamedTuple):
         low, high = sorted((self.first.median, self.second.median))
         return high <= low * (1 + AGREE)
 
+    @property
+    def meet(self) -> bool:
+        """Whether the intervals do: if those of two runs often do not, they are narrower than they claim."""
+        return self.first.low <= self.second.high and self.second.low <= self.first.high
+
+    @property
+    def is_certain(self) -> bool:
+        """Whether neither run says itself that the other may differ by more."""
+        return self.first.is_certain and self.second.is_certain
+
 
 def compare(first: Run, second: Run, peers: Collection[str]) -> Iterator[Compared]:
     """Every ratio that both runs have."""
@@ -64,4 +74,12 @@ def print_comparison(first: Run, second: Run, peers: Collection[str], console: C
     console.print(f"Ratios to {BASE}, medians, with the interval that holds the true one in 9 runs of 10.")
     console.print(table)
     for words, some in (("primary figures (bold)", [each for each in found if each.is_primary]), ("all", found)):
-        console.print(f"{sum(each.agree for each in some)} of {len(some)} {words} agree within {AGREE:.0%}")
+        certain = [each for each in some if each.is_certain]
+        console.print(
+            f"{_agreeing(some)} {words} agree within {AGREE:.0%}; without those that either run marks `?`:"
+            f" {_agreeing(certain)}; intervals that meet: {sum(each.meet for each in some)}"
+        )
+
+
+def _agreeing(some: list[Compared]) -> str:
+    return f"{sum(each.agree for each in some)} of {len(some)}"

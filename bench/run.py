@@ -1,25 +1,27 @@
-"""A run: scenario by scenario, round by round, peer by peer, so that what disturbs the machine disturbs all alike.
+"""A run: round by round, scenario by scenario, peer by peer.
 
-The peers of a scenario are started before its first round and ended after its last. Between its turns a peer only
-waits. Each round begins with another of them, as who comes first may find the machine in another state than who comes
-third.
+A round takes all scenarios in turn and starts each peer anew for each measurement. So rounds differ by what runs differ
+by: a process's own luck (where its memory lies, which processor it got), and what the machine does meanwhile; and the
+spread of rounds says how far another run may be off. Peers alternate within a scenario, and each round begins with
+another of them.
+
+The world is the same for all rounds. To take down namespaces keeps a processor busy for seconds after they have gone.
 """
 
 from __future__ import annotations
 
-import contextlib
+import itertools
 import subprocess
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Self
 
 import psutil
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from bench import results, usage
 from bench.iperf import IperfError
-from bench.peers import Peer, Running
+from bench.peers import QUICK, Peer
 from bench.results import Run
 from bench.scenarios import Figures, Scenario, knock
 from bench.stats import ratios
@@ -41,8 +43,11 @@ _PAIR = ("pyproxy", "docker-proxy")
 _ROUNDS_OF_FURTHER = 3
 
 # By then the ratios are certain, or the machine does not let them be.
-_MOST_ROUNDS = 14
-_MOST_ROUNDS_QUICK = 10
+_MOST_ROUNDS = 20
+
+# Further rounds than those of all peers begin only if they can end by then.
+_BUDGET_S = 12 * 60
+_BUDGET_QUICK_S = 105
 
 _FIRST_PORT = 9000
 
@@ -52,9 +57,11 @@ _DISTURBED = 0.15
 _TRIES = 3
 
 
-def takes_part(peer: str, number: int) -> bool:
+def takes_part(scenario: Scenario, peer: str, number: int) -> bool:
     """Whether a peer is measured in round `number`, from 0."""
-    return number < ROUNDS_OF_ALL or peer in _PAIR
+    if peer in _PAIR:
+        return True
+    return number < (ROUNDS_OF_ALL if peer in QUICK else min(ROUNDS_OF_ALL, scenario.rounds_of_others))
 
 
 def goes_on(run: Run, scenario: Scenario, number: int) -> bool:
@@ -69,7 +76,7 @@ def goes_on(run: Run, scenario: Scenario, number: int) -> bool:
         return number < run.rounds
     if number < ROUNDS_OF_ALL:
         return True
-    if number >= (_MOST_ROUNDS_QUICK if run.quick else _MOST_ROUNDS):
+    if number >= _MOST_ROUNDS:
         return False
     ours, base = _PAIR
     found = [
@@ -79,8 +86,15 @@ def goes_on(run: Run, scenario: Scenario, number: int) -> bool:
     return any(summary is not None and not summary.is_certain for summary in found)
 
 
+def is_time_left(run: Run, number: int, elapsed_s: float, last_s: float) -> bool:
+    """Whether round `number`, from 0, may begin, if it takes as long as the last one of its kind."""
+    if run.rounds is not None or number < ROUNDS_OF_ALL:
+        return True
+    return elapsed_s + last_s <= (_BUDGET_QUICK_S if run.quick else _BUDGET_S)
+
+
 def measure_all(run: Run, scenarios: Sequence[Scenario], peers: Sequence[Peer], path: Path) -> None:
-    """Fill `run`, and write it to `path` after each scenario. Ctrl-C ends it with what is done so far."""
+    """Fill `run`, and write it to `path` after each round. Ctrl-C ends it with what is done so far."""
     bar = Progress(
         TextColumn("{task.description:48}"),
         BarColumn(),
@@ -88,56 +102,61 @@ def measure_all(run: Run, scenarios: Sequence[Scenario], peers: Sequence[Peer], 
         TextColumn("left"),
         TimeRemainingColumn(),
     )
+    for scenario in scenarios:
+        run.cells[scenario.name] = {peer.name: [] for peer in peers if scenario.fits(peer)}
+    began = time.perf_counter()
     with BenchWorld() as world, bar:
         # Counted as if each scenario needed the least rounds: more of them lengthen it when they come.
-        task = bar.add_task("", total=sum(_least_rounds(run, s) * _fitting(s, peers) for s in scenarios))
+        task = bar.add_task("", total=sum(_cells(run, each, peers) for each in scenarios))
         try:
-            for scenario in scenarios:
-                fitting = [peer for peer in peers if scenario.fits(peer)]
-                run.cells[scenario.name] = {peer.name: [] for peer in fitting}
-                with Field(world, scenario, fitting, run.seconds) as field:
-                    field.start(fitting)
-                    number = 0
-                    while goes_on(run, scenario, number):
-                        taking_part = [peer for peer in fitting if takes_part(peer.name, number)]
-                        if number >= _least_rounds(run, scenario):
-                            bar.update(task, total=(bar.tasks[0].total or 0) + len(taking_part))
-                        cells = run.cells[scenario.name]
-                        for rounds in cells.values():
-                            rounds.append(None)
-                        for peer in _rotated(taking_part, number):
-                            bar.update(task, description=f"{scenario.name} {peer.name}")
-                            cells[peer.name][-1] = _cell(run, field, scenario, peer, number)
-                            bar.advance(task)
-                        number += 1
+            lasted = 0.0
+            for number in itertools.count():
+                round_began = time.perf_counter()
+                wanted = [each for each in scenarios if goes_on(run, each, number)]
+                if not wanted or not is_time_left(run, number, round_began - began, lasted):
+                    break
+                if number >= ROUNDS_OF_ALL:
+                    bar.update(task, total=(bar.tasks[0].total or 0) + len(wanted) * len(_PAIR))
+                for scenario in wanted:
+                    for peer in _begin_round(run, scenario, peers, number):
+                        bar.update(task, description=f"{scenario.name} {peer.name}")
+                        port = _FIRST_PORT + peers.index(peer)
+                        run.cells[scenario.name][peer.name][-1] = _cell(run, world, scenario, peer, port)
+                        bar.advance(task)
                 results.write(run, path)
+                if number >= ROUNDS_OF_ALL:  # earlier ones are longer
+                    lasted = time.perf_counter() - round_began
         except KeyboardInterrupt:
             run.interrupted = True
             results.write(run, path)
 
 
-def _least_rounds(run: Run, scenario: Scenario) -> int:
-    return min(run.rounds or ROUNDS_OF_ALL, scenario.most_rounds)
+def _cells(run: Run, scenario: Scenario, peers: Sequence[Peer]) -> int:
+    rounds = min(run.rounds or ROUNDS_OF_ALL, scenario.most_rounds)
+    return sum(
+        takes_part(scenario, peer.name, number) for peer in peers if scenario.fits(peer) for number in range(rounds)
+    )
 
 
-def _fitting(scenario: Scenario, peers: Sequence[Peer]) -> int:
-    return sum(scenario.fits(peer) for peer in peers)
+def _begin_round(run: Run, scenario: Scenario, peers: Sequence[Peer], number: int) -> list[Peer]:
+    """Those that take part, in their order. In the results all have a place for it, so that rounds correspond."""
+    for cells in run.cells[scenario.name].values():
+        cells.append(None)
+    taking_part = [peer for peer in peers if scenario.fits(peer) and takes_part(scenario, peer.name, number)]
+    first = number % max(1, len(taking_part))
+    return [*taking_part[first:], *taking_part[:first]]
 
 
-def _rotated(peers: Sequence[Peer], number: int) -> list[Peer]:
-    first = number % max(1, len(peers))
-    return [*peers[first:], *peers[:first]]
-
-
-def _cell(run: Run, field: Field, scenario: Scenario, peer: Peer, number: int) -> Figures | None:
+def _cell(run: Run, world: BenchWorld, scenario: Scenario, peer: Peer, port: int) -> Figures | None:
     """None if it failed, or has failed often enough."""
-    failed = sum(cell is None for cell in run.cells[scenario.name][peer.name][:number])
-    if failed >= _ENOUGH_FAILURES:
+    *before, _ = run.cells[scenario.name][peer.name]
+    if before.count(None) >= _ENOUGH_FAILURES:
         return None
+    besides = len(before) < _ROUNDS_OF_FURTHER and not run.quick
     try:
         for _ in range(_TRIES):
             began, used = time.perf_counter(), usage.strangers()
-            found = field.measure(peer, besides=number < _ROUNDS_OF_FURTHER and not run.quick)
+            found = measure_once(world, scenario, peer, run.seconds, port=port, besides=besides)
             if usage.strangers() - used <= _DISTURBED * (time.perf_counter() - began):
                 return found
         run.disturbed += 1
@@ -147,78 +166,17 @@ def _cell(run: Run, field: Field, scenario: Scenario, peer: Peer, number: int) -
         return None
 
 
-class Field:
-    """The peers of a scenario, those that run. Use as a context manager; leaving it ends them all."""
-
-    def __init__(self, world: BenchWorld, scenario: Scenario, peers: Sequence[Peer], seconds: float) -> None:
-        self._world = world
-        self._scenario = scenario
-        self._seconds = seconds
-        self._ports = {peer.name: _FIRST_PORT + index for index, peer in enumerate(peers)}
-        self._running: dict[str, tuple[Running, contextlib.ExitStack]] = {}
-        self._stays = scenario.measure is not None and not scenario.fresh
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for _running, stack in self._running.values():
-            stack.close()
-
-    def start(self, peers: Sequence[Peer]) -> None:
-        """Those that stay for all rounds. One that does not start is tried again when it is its turn."""
-        for peer in peers if self._stays else ():
-            with contextlib.suppress(*CELL_ERRORS):
-                self._start(peer)
-
-    def measure(self, peer: Peer, *, besides: bool) -> Figures:
-        """One cell. Raises one of CELL_ERRORS, and has then ended the peer, which is started again for the next."""
-        if self._scenario.measure_command is not None:
-            return self._scenario.measure_command(peer, self._seconds)
-        if peer.name not in self._running:
-            self._start(peer)
-        running, _ = self._running[peer.name]
-        try:
-            found = self._measured(running, besides=besides)
-        except CELL_ERRORS:
-            self._end(peer)
-            raise
-        if not self._stays:
-            self._end(peer)
+def measure_once(
+    world: BenchWorld, scenario: Scenario, peer: Peer, seconds: float, *, port: int = _FIRST_PORT, besides: bool = True
+) -> Figures:
+    """One cell: the peer started, measured, ended. Raises one of CELL_ERRORS."""
+    if scenario.measure_command is not None:
+        return scenario.measure_command(peer, seconds)
+    assert scenario.measure is not None
+    with peer.before(world, scenario.proto, port, scenario.container_port) as running:
+        if scenario.proto == "udp":
+            knock(world, running)
+        found = scenario.measure(world, running, seconds)
+        if besides and scenario.besides is not None:
+            found |= scenario.besides(world, running, seconds, found)
         return found
-
-    def _measured(self, running: Running, *, besides: bool) -> Figures:
-        assert self._scenario.measure is not None
-        found = self._scenario.measure(self._world, running, self._seconds)
-        if besides and self._scenario.besides is not None:
-            found |= self._scenario.besides(self._world, running, self._seconds, found)
-        return found
-
-    def _start(self, peer: Peer) -> None:
-        """And warm up: processes started, modules imported, code and tables in caches."""
-        stack = contextlib.ExitStack()
-        port = self._ports[peer.name]
-        before = peer.before(self._world, self._scenario.proto, port, self._scenario.container_port)
-        self._running[peer.name] = stack.enter_context(before), stack
-        if self._stays:
-            assert self._scenario.measure is not None
-            running = self._running[peer.name][0]
-            try:
-                if self._scenario.proto == "udp":
-                    knock(self._world, running)
-                self._scenario.measure(self._world, running, min(self._seconds, _WARM_UP_S))
-            except CELL_ERRORS:
-                self._end(peer)
-                raise
-
-    def _end(self, peer: Peer) -> None:
-        self._running.pop(peer.name)[1].close()
-
-
-_WARM_UP_S = 0.05
-
-
-def measure_once(world: BenchWorld, scenario: Scenario, peer: Peer, seconds: float) -> Figures:
-    """One cell by itself. Raises one of CELL_ERRORS."""
-    with Field(world, scenario, [peer], seconds) as field:
-        return field.measure(peer, besides=True)

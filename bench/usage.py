@@ -20,7 +20,6 @@ class Cpu(NamedTuple):
     """CPU seconds used so far."""
 
     total: float  # to the nanosecond
-    user: float  # of that, in ticks of 10 ms
     machine: float  # all processes and interrupts of the machine, in ticks
     at: float  # when that was so
 
@@ -51,14 +50,13 @@ def cpu(roots: Sequence[psutil.Process]) -> Cpu:
     processes = trees(roots)
     machine = psutil.cpu_times()
     busy = machine.user + machine.nice + machine.system + machine.irq + machine.softirq
-    total = user = 0.0
+    total = 0.0
     for process in processes:
         with contextlib.suppress(psutil.NoSuchProcess):  # it has ended: its parent is told its time
             times = process.cpu_times()
             # Of children that have ended, what their parent was told when it waited for them.
-            user += times.user + times.children_user
             total += _clock(process.pid) + times.children_user + times.children_system
-    return Cpu(total, user, busy, time.perf_counter())
+    return Cpu(total, busy, time.perf_counter())
 
 
 def _clock(pid: int) -> float:
