@@ -115,6 +115,11 @@ class Listener:
         """Connections now."""
         return len(self._live)
 
+    @property
+    def accepted(self) -> int:
+        """Connections so far."""
+        return self._counters.connections
+
     def totals(self) -> Counters:
         """The counters, and in them what the connections that are still live have moved so far."""
         return self._counters.plus(

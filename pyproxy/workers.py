@@ -26,7 +26,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 from pyproxy.connection import Connection
 from pyproxy.counters import Counters
@@ -47,7 +47,8 @@ _WINDOW_S = 0.1
 # exchange messages leaves 0.2 idle and costs an eighth of the rate, and one for bulk gains nothing (bench/NOTES.md).
 _SATURATED = 0.75
 _TO_SPARE = 0.9
-# Where most of what is live is new, all wait for one another in turn: there a worker gains a tenth, and p99 as much.
+# Where more come than are live, all wait for one another in turn: there a worker gains a tenth, and p99 as much. None
+# of the live ones is worth moving then.
 _TO_SPARE_FOR_NEW = 0.25
 
 # A worker without connections ends after this to twice this long. A guess.
@@ -68,6 +69,14 @@ _TOTALS = struct.Struct(f"={len(Counters.__slots__) + 1}q")
 def default_most() -> int:
     """How many processes a port may have, if nobody says."""
     return min(_MOST, len(os.sched_getaffinity(0)))
+
+
+class _Load(NamedTuple):
+    """What a look at the load saw."""
+
+    idle_s: float  # of the machine's processors, so far
+    accepted: int
+    moved: dict[Connection, int] | None  # bytes; only looked at where a processor is idle, as it takes time
 
 
 class _Worker:
@@ -107,7 +116,8 @@ class Workers:
         self._accepted = 0  # in a worker, when it last looked
         self._since = time.perf_counter()
         self._used_s = time.process_time()
-        self._before: tuple[float, dict[Connection, int], int] | None = None
+        self._spun = False
+        self._before: _Load | None = None
         if most > 1:
             listener.poller.on_load = self._look
 
@@ -135,27 +145,31 @@ class Workers:
     def _look(self, spun: bool) -> None:
         """Now and then under load. `spun`: this process has been busy polling, which says nothing of its load."""
         now = time.perf_counter()
+        self._spun = self._spun or spun
         if now - self._since < _WINDOW_S:
             return
-        used_s = time.process_time()
-        saturated = not spun and used_s - self._used_s > _SATURATED * (now - self._since)
-        before, took_s = self._before, now - self._since
-        self._since, self._used_s, self._before = now, used_s, None
+        used_s, took_s = time.process_time(), now - self._since
+        saturated = not self._spun and used_s - self._used_s > _SATURATED * took_s
+        self._spun = False
+        self._since, self._used_s = now, used_s
+        before, self._before = self._before, None
         if not saturated or len(self._workers) >= self._most - 1:
             return
-        moved = {connection: connection.moved for connection in self._listener.connections}
-        accepted = self._listener.totals().connections
-        idle_s = _idle_s()
-        self._before = (idle_s, moved, accepted)
+        listener = self._listener
+        load = self._before = _Load(_idle_s(), listener.accepted, None)
         if before is None:
             return
-        new = accepted - before[2]
-        if idle_s - before[0] < (_TO_SPARE_FOR_NEW if new > len(moved) else _TO_SPARE) * took_s:
-            return
-        busy = [connection for connection, count in moved.items() if count != before[1].get(connection, 0)]
-        if len(busy) + new > 1:
-            self._before = None
-            self._begin([connection for connection in busy if connection.movable][::2])
+        to_spare = (load.idle_s - before.idle_s) / took_s
+        if to_spare >= _TO_SPARE_FOR_NEW and load.accepted - before.accepted > listener.live:
+            self._begin([])
+        elif to_spare >= _TO_SPARE:
+            moved = {connection: connection.moved for connection in listener.connections}
+            if before.moved is None:
+                self._before = load._replace(moved=moved)
+                return
+            busy = [connection for connection, count in moved.items() if count != before.moved.get(connection, 0)]
+            if len(busy) > 1:
+                self._begin([connection for connection in busy if connection.movable][::2])
 
     def _begin(self, moving: list[Connection]) -> None:
         """Make a worker, and leave these connections to it."""
@@ -260,7 +274,7 @@ class Workers:
             self._parent.send(_TOTALS.pack(*listener.totals().values(), listener.live))
 
     def _end_if_idle(self, loop: asyncio.AbstractEventLoop) -> None:
-        accepted = self._listener.totals().connections
+        accepted = self._listener.accepted
         if not self._listener.live and accepted == self._accepted:
             self._say_totals()
             os._exit(0)

@@ -109,6 +109,21 @@ def test_a_worker_serves_new_clients(loop_flag: str) -> None:
         assert receive_exactly(client, 4) == b"who?"
 
 
+def test_connections_that_come_and_go_get_a_worker_too(loop_flag: str) -> None:
+    with serving(echo) as backend, eager(backend, loop_flag, "-workers", "2") as proxy:
+        proxy.process.send_signal(signal.SIGUSR2)
+        served = 0
+        while not workers_of(proxy):
+            with connect(proxy) as client:
+                exchange([client])
+                served += 1
+        for _ in range(20):
+            with connect(proxy) as client:
+                exchange([client])
+                served += 1
+        assert f"{served} connections" in proxy.totals()
+
+
 def test_half_closed_connections_are_taken_along(loop_flag: str) -> None:
     moved = threading.Event()
     sent: list[int] = []
