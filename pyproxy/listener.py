@@ -182,11 +182,12 @@ class Listener:
                 self.poller.unwatch(fd)
             connection.let_go()
 
-    def restart(self, loop: asyncio.AbstractEventLoop, kept: Collection[Connection]) -> None:
-        """In a copy of the process: serve on in `loop`, with new totals. Of the connections only `kept` are ours, to
-        be resumed; the others, and the spare socket, are the other process's.
+    def restart(
+        self, new_loop: Callable[[], asyncio.AbstractEventLoop], kept: Collection[Connection]
+    ) -> asyncio.AbstractEventLoop:
+        """In a copy of the process: serve on in a new loop, which is returned, with new totals. Of the connections
+        only `kept` are ours, to be resumed; the others, and the spare socket, are the other process's.
         """
-        self.poller.restart(loop)
         for connection in self._live.difference(kept):
             connection.let_go()
         self._live = set(kept)
@@ -195,9 +196,12 @@ class Listener:
             self._spare.close()
             self._spare = None
         self._paused, self._retry, self._retry_s = False, None, _RETRY_S[0]
+        loop = new_loop()  # now that there are descriptors for it
+        self.poller.restart(loop)
         self.poller.watch(self._sock.fileno(), select.EPOLLIN, self._on_clients)
         if self._sweep_s:
             self._sweep = loop.call_later(self._sweep_s, self._end_overdue)
+        return loop
 
     def dial_failed(self, error: int) -> None:
         hint = "; is it up, and does it listen on that port?" if error == errno.ECONNREFUSED else ""

@@ -84,10 +84,13 @@ class _Worker:
 
     __slots__ = ("pid", "said", "sock")
 
-    def __init__(self, pid: int, sock: _socket.socket) -> None:
+    def __init__(self, pid: int, sock: _socket.socket, moving: list[Connection]) -> None:
         self.pid = pid
         self.sock = sock
-        self.said = (0,) * (len(Counters.__slots__) + 1)  # its totals, when it last said them
+        # Its totals, when it last said them: until it has, what the connections it was given had moved.
+        up = sum(connection.moved_up for connection in moving)
+        down = sum(connection.moved_down for connection in moving)
+        self.said = (*Counters().plus(up, down).values(), len(moving))
 
 
 class Workers:
@@ -120,12 +123,15 @@ class Workers:
         self._before: _Load | None = None
         if most > 1:
             listener.poller.on_load = self._look
+            # Whoever started us may have left it ignored: then children would be gone before anybody waits for them.
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
     def summary(self) -> str:
         """What has gone through, and what is live: in all processes, as far as they answer in time."""
         totals, live = self._listener.totals(), self._listener.live
         totals.add(self._gone.values())
         for worker in list(self._workers):
+            _hear(worker)  # an answer that came too late is no answer to this question
             with contextlib.suppress(OSError):  # EPIPE: it has just ended, and has said so
                 worker.sock.send(_ASK)
             if _speaks(worker.sock, _ANSWER_S):
@@ -156,7 +162,10 @@ class Workers:
         if not saturated or len(self._workers) >= self._most - 1:
             return
         listener = self._listener
-        load = self._before = _Load(_idle_s(), listener.accepted, None)
+        try:
+            load = self._before = _Load(_idle_s(), listener.accepted, None)
+        except OSError:
+            return  # no descriptor left, or no /proc: no worker then
         if before is None:
             return
         to_spare = (load.idle_s - before.idle_s) / took_s
@@ -173,12 +182,12 @@ class Workers:
 
     def _begin(self, moving: list[Connection]) -> None:
         """Make a worker, and leave these connections to it."""
-        gc.freeze()  # what the collector does not touch stays shared
         try:
             ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET | _socket.SOCK_NONBLOCK)
         except OSError as exc:
             self._log.warn("worker", f"no second process for this load: {in_words(exc.errno)}")
             return
+        gc.freeze()  # what the collector does not touch stays shared
         hold()  # whoever stops us, or asks what went through, must know of the worker
         try:
             pid = os.fork()
@@ -186,7 +195,7 @@ class Workers:
                 ours.close()
                 self._be_a_worker(theirs, moving)
             theirs.close()
-            self._share_with(_Worker(pid, ours), moving)
+            self._share_with(_Worker(pid, ours, moving), moving)
         except OSError as exc:
             ours.close()
             theirs.close()
@@ -205,8 +214,10 @@ class Workers:
             else:
                 self._workers.append(worker)
                 self._listener.leave(moving)
-                with contextlib.suppress(OSError):  # it has ended, as `_on_worker` will learn
+                try:
                     worker.sock.send(_GO)
+                except OSError:  # it has ended, or would wait for ever
+                    os.kill(worker.pid, signal.SIGKILL)
                 return
         # It has not touched a connection yet.
         os.kill(worker.pid, signal.SIGKILL)
@@ -221,15 +232,17 @@ class Workers:
         try:
             if _hear(worker):
                 return
+            _, status = os.waitpid(worker.pid, 0)
             self._workers.remove(worker)
             self._gone.add(worker.said)
+            if status:
+                self._gone.connections_reset += worker.said[-1]
+            self._listener.poller.close_socket(worker.sock)
         finally:
             release()
-        self._listener.poller.close_socket(worker.sock)
-        _, status = os.waitpid(worker.pid, 0)
         if status:
             code = os.waitstatus_to_exitcode(status)
-            self._log.warn("worker", f"a worker ended ({code}); its {worker.said[-1]} or more connections were reset")
+            self._log.warn("worker", f"a worker ended ({code}); its connections, about {worker.said[-1]}, were reset")
 
     def _be_a_worker(self, parent: _socket.socket, kept: list[Connection]) -> NoReturn:
         try:
@@ -240,27 +253,42 @@ class Workers:
             # Its free pipes are the parent's too: bytes of two connections would meet in one.
             self._pipes.close()
             self._listener.poller.on_load = None
-            loop = self._new_loop()
-            self._listener.restart(loop, kept)
             self._parent = parent
-            loop.add_reader(parent.fileno(), self._on_parent)
-            loop.call_later(_IDLE_S, self._end_if_idle, loop)
-            parent.send(_READY)
-            if not _speaks(parent, None) or parent.recv(1) != _GO:
-                os._exit(0)
-            for connection in kept:
-                connection.resume()
+            loop = self._listener.restart(self._new_loop, kept)
+            # In the loop that runs: what it takes to run has been got by then, so nothing is lost if it cannot be.
+            loop.call_soon(self._take_over, loop, kept)
             loop.run_forever()
         finally:
             # A defect: what is still live is reset by the exit.
-            if (exc := sys.exc_info()[1]) is not None:
-                sys.excepthook(type(exc), exc, exc.__traceback__)
-            os._exit(1)
+            try:
+                if (exc := sys.exc_info()[1]) is not None:
+                    sys.excepthook(type(exc), exc, exc.__traceback__)
+            finally:
+                os._exit(1)
+
+    def _take_over(self, loop: asyncio.AbstractEventLoop, kept: list[Connection]) -> None:
+        assert self._parent is not None
+        try:
+            self._parent.send(_READY)
+            told = self._parent.recv(1) if _speaks(self._parent, None) else b""
+        except OSError:
+            told = b""
+        if told != _GO:
+            os._exit(0)  # the parent is gone, or has thought better of it
+        loop.add_reader(self._parent.fileno(), self._on_parent)
+        loop.call_later(_IDLE_S, self._end_if_idle, loop)
+        for connection in kept:
+            try:
+                connection.resume()
+            except Exception as exc:  # a defect, or no memory: it costs this one, as in the poller
+                loop.call_exception_handler({"message": "in a worker that takes over", "exception": exc})
 
     def _on_parent(self) -> None:
         assert self._parent is not None
         try:
             asked = self._parent.recv(1)
+        except BlockingIOError:
+            return
         except OSError:
             asked = b""
         if not asked:

@@ -23,10 +23,10 @@ _PATIENCE_MS = 1000 * PATIENCE_S
 
 
 @contextlib.contextmanager
-def eager(backend: tuple[str, int], *arguments: str) -> Iterator[Proxy]:
+def eager(backend: tuple[str, int], *arguments: str, prefix: tuple[str, ...] = ()) -> Iterator[Proxy]:
     ends = ["-host-ip", "127.0.0.1", "-host-port", "0", "-container-ip", backend[0], "-container-port", str(backend[1])]
     words = [*ends, "-busy-poll", "0", *arguments]
-    with running(*words, prefix=[sys.executable, "-m"], program="tests.support.eager") as proxy:
+    with running(*words, prefix=[*prefix, sys.executable, "-m"], program="tests.support.eager") as proxy:
         yield proxy
 
 
@@ -215,6 +215,7 @@ def test_a_worker_that_is_killed_costs_its_connections_and_no_others(loop_flag: 
         assert whole
         assert cut
         assert whole + cut == len(clients)
+        assert f"8 connections, {cut} connections reset" in proxy.totals()
         with connect(proxy) as client:
             exchange([client])
 
@@ -237,6 +238,21 @@ def test_a_worker_with_nothing_to_do_ends_and_its_totals_stay(loop_flag: str) ->
         assert "reset" not in moved
         assert not workers_of(proxy)
         assert proxy.descriptors() < descriptors
+
+
+def test_a_parent_that_ignores_the_end_of_children_does_no_harm(loop_flag: str) -> None:
+    """That is inherited, and children then vanish before anybody has waited for them (waitpid(2))."""
+    ignoring = ("sh", "-c", 'trap "" CHLD; exec "$@"', "sh")
+    with serving(echo) as backend, eager(backend, loop_flag, "-workers", "2", prefix=ignoring) as proxy:
+        with contextlib.ExitStack() as stack:
+            clients = [stack.enter_context(connect(proxy)) for _ in range(8)]
+            proxy.process.send_signal(signal.SIGUSR2)
+            while not (workers := workers_of(proxy)):
+                exchange(clients)
+            proxy.totals()
+            os.kill(workers[0], signal.SIGKILL)
+            assert "a worker ended (-9)" in proxy.line()
+        proxy.stop()
 
 
 def test_one_process_is_all_there_is_if_so_asked(loop_flag: str) -> None:
