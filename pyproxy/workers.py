@@ -25,7 +25,6 @@ import struct
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 from pyproxy.connection import Connection
@@ -336,8 +335,9 @@ def _idle_s() -> float:
     """Seconds that the processors we may run on have been idle, summed (proc(5), /proc/stat)."""
     ours = {f"cpu{number}" for number in os.sched_getaffinity(0)}
     ticks = 0
-    for line in Path("/proc/stat").read_text().splitlines():
-        name, *values = line.split()
-        if name in ours:
-            ticks += int(values[3]) + int(values[4])  # idle, and idle with input or output pending
+    with open("/proc/stat") as stat:
+        for line in stat:
+            name, *values = line.split()
+            if name in ours:
+                ticks += int(values[3]) + int(values[4])  # idle, and idle with input or output pending
     return ticks / os.sysconf("SC_CLK_TCK")
