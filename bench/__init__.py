@@ -3,8 +3,9 @@
 Follow a measurement:
 
     __main__.py    the command line: `python -m bench run`, `report`, `compare`
-    run.py         peers and rounds interleaved; every cell checked, kept or marked as failed
+    run.py         rounds, and peers in turns; every cell checked, kept or marked as failed
     scenarios.py   what is measured: the list
+    trials.py      how: a trial of each peer, which takes turns
     peers.py       what is measured against: how each proxy is started and stopped
     world.py       client, host and container as network namespaces
     servers.py     what runs in the container: echo, bulk, datagram counter

@@ -36,10 +36,10 @@ def main() -> None:
     )  # fmt: skip
     run.add_argument(
         "--rounds", type=int,
-        help="rounds: the first 5 with all peers, more with pyproxy and docker-proxy (default: 5, and more until their"
-        " ratios are certain, as long as there is time)",
+        help="rounds: from the 6th on pyproxy and docker-proxy alone (default: 5, and more until their ratios are"
+        " certain, as long as there is time)",
     )  # fmt: skip
-    run.add_argument("--seconds", type=float, default=0.2, help="seconds per measurement (default 0.2)")
+    run.add_argument("--seconds", type=float, default=0.3, help="seconds of a peer's turns in a round (default 0.3)")
     run.add_argument("--output", type=Path, default=FOLDER, help="folder of the results (default build/bench)")
     run.add_argument("--list", action="store_true", help="list scenarios and peers, and measure nothing")
     run.set_defaults(call=do_run)

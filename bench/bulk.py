@@ -12,7 +12,8 @@ import socket
 import struct
 import time
 
-# What a client says first: who sends on this connection.
+# What a client says first: who sends on this connection; and then a byte that tells the streams of several proxies
+# apart, their key.
 UP = b"u"
 DOWN = b"d"
 
@@ -24,11 +25,14 @@ _CHUNK_BYTES = 1 << 18
 
 
 class Pump:
-    """The connections of one end. It owns them."""
+    """The connections of one end, which it owns. Those that send do so from `go` to `pause`."""
 
     def __init__(self) -> None:
         self._epoll = select.epoll()
         self._streams: dict[int, socket.socket] = {}
+        self._senders: dict[bytes, set[int]] = {}  # by key
+        self._receivers: dict[bytes, set[int]] = {}
+        self._going: set[int] = set()
         self._data = bytes(_CHUNK_BYTES)
         self._buffer = bytearray(_CHUNK_BYTES)
         self._received = 0
@@ -41,11 +45,28 @@ class Pump:
         """The contrary."""
         self._epoll.unregister(fd)
 
-    def send_on(self, stream: socket.socket) -> None:
-        self._add(stream, select.EPOLLOUT)
+    def send_on(self, stream: socket.socket, key: bytes) -> None:
+        self._add(stream, 0)
+        self._senders.setdefault(key, set()).add(stream.fileno())
 
-    def receive_on(self, stream: socket.socket) -> None:
+    def receive_on(self, stream: socket.socket, key: bytes) -> None:
         self._add(stream, select.EPOLLIN)
+        self._receivers.setdefault(key, set()).add(stream.fileno())
+
+    def go(self, key: bytes) -> None:
+        """Have the streams of this key send."""
+        self.pause()
+        for fd in self._senders.get(key, ()):
+            if fd in self._streams:
+                self._epoll.modify(fd, select.EPOLLOUT)
+                self._going.add(fd)
+
+    def pause(self) -> None:
+        """Have no stream send. What has been sent may still be on its way."""
+        for fd in self._going:
+            if fd in self._streams:
+                self._epoll.modify(fd, 0)
+        self._going.clear()
 
     def turn(self) -> list[int]:
         """Wait, move what can be moved; which of the watched are readable."""
@@ -68,6 +89,8 @@ class Pump:
                 self._received += came
             else:
                 del self._streams[fd]
+                for some in (*self._senders.values(), *self._receivers.values(), self._going):
+                    some.discard(fd)  # the number may be another stream's soon
                 stream.close()
         return watched
 
@@ -75,13 +98,14 @@ class Pump:
         """Bytes that have come since the beginning, and when that was true."""
         return {"amount": self._received, "at": time.perf_counter()}
 
-    def end(self) -> None:
-        """Reset what is left, so that nothing of it is still on its way when something else is measured."""
-        for stream in self._streams.values():
-            with contextlib.suppress(OSError):  # it may have been reset already
-                stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            stream.close()
-        self._streams.clear()
+    def end(self, key: bytes) -> None:
+        """Reset those of this key, so that nothing of it is still on its way when something else is measured."""
+        for fd in self._senders.pop(key, set()) | self._receivers.pop(key, set()):
+            if (stream := self._streams.pop(fd, None)) is not None:
+                self._going.discard(fd)
+                with contextlib.suppress(OSError):  # it may have been reset already
+                    stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                stream.close()
 
     def _add(self, stream: socket.socket, events: int) -> None:
         stream.setblocking(False)

@@ -3,12 +3,14 @@
 An interpreter that starts costs 0.1 s, which was a third of a measurement; a fork costs 2 ms. It is spoken to by lines
 of JSON:
 
-    {"run": WHAT, "arguments": {...}, "within_s": S}   its result, or {"error": "..."}; a program that has neither by
-                                                       then, or ends without, is killed and is an error
-    {"ask": true, "within_s": S}                       the same, of a program that stays
-    {"let go": true}                                   {} when it has ended, or had already
+    {"run": WHAT, "as": NAME, "arguments": {...}, "processors": [N, ...], "within_s": S}
+                                            its result, or {"error": "..."}; a program that has neither by then, or
+                                            ends without, is killed and is an error
+    {"ask": NAME, "words": "...", "within_s": S}    the same, of a program that stays
+    {"let go": NAME}                                {} when it has ended, or had already
 
-One program at a time. A program dies with the server, and the server with the harness.
+Programs that stay wait beside one another, each for its turn. They die with the server, and the server with the
+harness.
 """
 
 from __future__ import annotations
@@ -21,6 +23,8 @@ import select
 import signal
 import sys
 from typing import Any
+
+import psutil
 
 from bench.load import PROGRAMS, STAYING
 
@@ -35,7 +39,7 @@ class FailedError(Exception):
 
 
 class _Leash:
-    """A program's end of the two pipes: a byte is a question, the end is to be let go."""
+    """A program's end of the two pipes: a line is a question, the end is to be let go."""
 
     def __init__(self, questions: int, answers: int) -> None:
         self._questions = questions
@@ -44,8 +48,9 @@ class _Leash:
     def fileno(self) -> int:
         return self._questions
 
-    def heed(self) -> bool:
-        return bool(os.read(self._questions, 1))
+    def heed(self) -> str | None:
+        # One question is asked at a time, and is shorter than a pipe's atomic write.
+        return os.read(self._questions, 1 << 12).decode().strip() or None
 
     def say(self, found: dict[str, Any]) -> None:
         os.write(self._answers, json.dumps(found).encode() + b"\n")
@@ -54,19 +59,20 @@ class _Leash:
 class Child:
     """A program that runs. Its owner calls `end`."""
 
-    def __init__(self, what: str, arguments: dict[str, Any]) -> None:
+    def __init__(self, what: str, arguments: dict[str, Any], processors: list[int]) -> None:
         questions, self._ask = os.pipe()
         self._answers, answers = os.pipe()
         self.pid = os.fork()
         if not self.pid:
             os.close(self._ask)  # else it would not see its end
+            os.sched_setaffinity(0, processors)
             _run(what, arguments, _Leash(questions, answers))
             os._exit(0)
         os.close(questions)
         os.close(answers)
 
-    def ask(self) -> None:
-        os.write(self._ask, b"?")
+    def ask(self, words: str) -> None:
+        os.write(self._ask, words.encode() + b"\n")
 
     def answer(self, within_s: float) -> dict[str, Any]:
         """FailedError if there is none."""
@@ -103,38 +109,36 @@ def _run(what: str, arguments: dict[str, Any], leash: _Leash) -> None:
             STAYING[what](leash, **arguments)
         else:
             leash.say(PROGRAMS[what](**arguments))
-    except (AssertionError, OSError) as exc:  # what a peer that dies, cheats or hangs leads to
+    except (AssertionError, OSError, psutil.Error) as exc:  # what a peer that dies, cheats or hangs leads to
         leash.say({"error": f"{type(exc).__name__}: {exc}"})
 
 
 def serve() -> None:
     gc.disable()  # a collection would look like the proxy's latency; a program leaves nothing behind anyway
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the harness, which then ends this
-    child: Child | None = None
+    children: dict[str, Child] = {}
     print(json.dumps({}), flush=True)
     for line in sys.stdin:
         request = json.loads(line)
+        name = request.get("as") or request.get("ask") or request["let go"]
         found: dict[str, Any] = {}
+        stays = "ask" in request
         try:
             if "run" in request:
-                child = Child(request["run"], request["arguments"])
-                found = child.answer(request["within_s"])
+                children[name] = Child(request["run"], request["arguments"], request["processors"])
+                found = children[name].answer(request["within_s"])
                 stays = request["run"] in STAYING
-            elif "ask" in request and child is not None:
-                child.ask()
-                found = child.answer(request["within_s"])
-                stays = True
-            else:
-                stays = False
+            elif stays:
+                if name not in children:
+                    raise FailedError("has failed before")
+                children[name].ask(request["words"])
+                found = children[name].answer(request["within_s"])
         except FailedError as exc:
             found = {"error": str(exc)}
-            stays = False
-            if child is not None:
-                child.end(kill=True)
-                child = None
-        if child is not None and not stays:
-            child.end(kill=False)
-            child = None
+            if name in children:
+                children.pop(name).end(kill=True)
+        if not stays and name in children:
+            children.pop(name).end(kill=False)
         print(json.dumps(found), flush=True)
 
 

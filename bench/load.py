@@ -1,5 +1,6 @@
 """What runs on the client. Each program is a function whose arguments and result are JSON's; bench/forks.py calls it.
 
+Those that stay stand ready with their connections open, one program for each peer, and take turns: as the harness says.
 Latencies are in microseconds, sorted out into percentiles here; contents are compared, counts are the receiver's. The
 CPU of the proxy is read here too, at both ends of what is timed, so that connecting and warming up are not counted.
 """
@@ -7,8 +8,11 @@ CPU of the proxy is read here too, at both ends of what is timed, so that connec
 from __future__ import annotations
 
 import _socket
+import fcntl
 import select
 import socket
+import sys
+import termios
 import threading
 import time
 from collections import deque
@@ -20,7 +24,7 @@ import psutil
 
 from bench import usage
 from bench.batch import Receiver, SegmentingSender, Sender, content, with_room
-from bench.bulk import OPEN, UP, Pump
+from bench.bulk import DOWN, OPEN, UP, Pump
 from bench.stats import percentile
 
 _PERCENTILES = {"p50_us": 0.5, "p90_us": 0.9, "p99_us": 0.99, "p999_us": 0.999}
@@ -28,10 +32,12 @@ _PERCENTILES = {"p50_us": 0.5, "p90_us": 0.9, "p99_us": 0.99, "p999_us": 0.999}
 # Time in which a whole exchange must have happened; else the peer hangs, and the cell has failed.
 _HANG_S = 5
 
-# As long as everything goes, before what counts begins: for caches, windows, and a proxy that adapts to its load.
+# As long as everything goes, before a program's first turn: for caches, windows, and a proxy that adapts to its load.
 _WARM_S = 0.1
 # And where it may take further processes to its help, which takes pyproxy 0.2 s.
 _WARM_CONNECTING_S = 0.3
+# At the beginning of a turn, uncounted: what slept through those of the others is awake, and no longer cold.
+_SETTLE_S = 0.004
 
 
 class Harness(Protocol):
@@ -40,15 +46,19 @@ class Harness(Protocol):
     def fileno(self) -> int:
         """Readable when there is something to `heed`."""
 
-    def heed(self) -> bool:
-        """Wait for a question (True), or to be let go (False)."""
+    def heed(self) -> str | None:
+        """Wait for a question or an order; None is to be let go."""
 
     def say(self, found: dict[str, Any]) -> None: ...
 
 
+# A program's work for so many seconds: returns the latencies that it met, in seconds.
+Run = Callable[[float], list[float]]
+
+
 def exchange(
-    address: list[Any], size: int, connections: int, seconds: float, roots: Sequence[int] = (), per_s: float = 0
-) -> dict[str, float]:
+    harness: Harness, address: list[Any], size: int, connections: int, roots: Sequence[int] = (), per_s: float = 0
+) -> None:
     """Request and response on open connections, one request in flight on each; `per_s` of them, if not 0."""
     clients = [_connect(address) for _ in range(connections)]
     data = content(size)
@@ -56,27 +66,43 @@ def exchange(
         client.sendall(data)
         _receive(client, data)
     if connections == 1:
-        return _timed(partial(_one_by_one, clients[0], data, per_s), seconds, roots)
-    return _timed(partial(_at_once, clients, data), seconds, roots)
+        _in_turns(harness, partial(_one_by_one, clients[0], data, per_s), roots)
+    else:
+        _in_turns(harness, partial(_at_once, clients, data), roots)
 
 
-def _timed(
-    run: Callable[[float], list[float]], seconds: float, roots: Sequence[int], warm_s: float = _WARM_S
-) -> dict[str, float]:
-    """Rate, percentiles, of how many, and the CPU of `roots` and theirs, of a program that returns latencies."""
-    processes = [psutil.Process(pid) for pid in roots]
+def _in_turns(harness: Harness, run: Run, roots: Sequence[int], warm_s: float = _WARM_S) -> None:
+    """A program's life: each order is how many seconds to run, or `figures`: of all turns together, rate, percentiles,
+    of how many, and the CPU of `roots` and theirs.
+    """
+    latencies: list[float] = []
+    took = spent = 0.0
     run(0)  # some peers load half of themselves for their first client only
     run(warm_s)
-    before = usage.cpu(processes)
-    latencies = run(seconds)
-    spent = usage.cpu(processes).since(before)
+    harness.say({})
+    while (order := harness.heed()) is not None:
+        if order == "figures":
+            harness.say(_sorted_out(latencies, took, spent if roots else None))
+            continue
+        seconds = float(order)
+        processes = usage.trees([psutil.Process(pid) for pid in roots])
+        run(_SETTLE_S)
+        before = usage.cpu(processes)
+        found = run(seconds)
+        spent += usage.cpu(processes).since(before).total
+        latencies += found
+        took += seconds
+        harness.say({})
+
+
+def _sorted_out(latencies: list[float], took: float, spent: float | None) -> dict[str, float]:
     if not latencies:
         raise AssertionError("not one exchange was completed")
     latencies.sort()
-    found = {"per_s": len(latencies) / seconds, "samples": len(latencies)}
+    found = {"per_s": len(latencies) / took, "samples": len(latencies)}
     found |= {name: percentile(latencies, share) * 1e6 for name, share in _PERCENTILES.items()}
-    if processes:
-        found["cpu_us_each"] = 1e6 * spent.total / len(latencies)
+    if spent is not None:
+        found["cpu_us_each"] = 1e6 * spent / len(latencies)
     return found
 
 
@@ -97,23 +123,41 @@ def _one_by_one(client: socket.socket, data: bytes, per_s: float, seconds: float
     return latencies
 
 
-def beside_bulk(address: list[Any], size: int, seconds: float, roots: Sequence[int] = ()) -> dict[str, float]:
+def beside_bulk(harness: Harness, address: list[Any], size: int, roots: Sequence[int] = ()) -> None:
     """Request and response on one connection, while another sends all it can."""
     bulk = _connect(address)
-    stop = threading.Event()
+    client = _connect(address)
+    data = content(size)
 
-    def send() -> None:
-        data = b"s" * (1 << 18)
-        while not stop.is_set():
-            bulk.sendall(data)
+    def run(seconds: float) -> list[float]:
+        stop = threading.Event()
 
-    sender = threading.Thread(target=send)
-    sender.start()
-    try:
-        return exchange(address, size, 1, seconds, roots)
-    finally:
-        stop.set()
-        sender.join()
+        def send() -> None:
+            chunk = b"s" * (1 << 18)
+            while not stop.is_set():
+                bulk.sendall(chunk)
+
+        sender = threading.Thread(target=send)
+        sender.start()
+        try:
+            return _one_by_one(client, data, 0, seconds)
+        finally:
+            stop.set()
+            sender.join()
+            while int.from_bytes(fcntl.ioctl(bulk, termios.TIOCOUTQ, bytes(4)), sys.byteorder):  # tcp(7), SIOCOUTQ
+                time.sleep(1e-3)  # what is still to be sent would meet the next one's turn
+
+    _in_turns(harness, run, roots)
+
+
+def knock(proto: str, address: list[Any]) -> dict[str, float]:
+    """One message and its answer, through a peer that has had no client yet: some load half of themselves then."""
+    client = _connect(address) if proto == "tcp" else _connect_datagrams(address)
+    client.settimeout(_HANG_S)
+    client.send(b"x")
+    if client.recv(1) != b"x":
+        raise AssertionError("the first message was not answered")
+    return {}
 
 
 def fill(address: list[Any], most: int) -> dict[str, float]:
@@ -189,12 +233,10 @@ def _at_once(clients: Sequence[socket.socket], data: bytes, seconds: float) -> l
     return latencies
 
 
-def connect(
-    address: list[Any], size: int, connections: int, seconds: float, roots: Sequence[int] = ()
-) -> dict[str, float]:
+def connect(harness: Harness, address: list[Any], size: int, connections: int, roots: Sequence[int] = ()) -> None:
     """Connect, request, response, close; `connections` of them in flight."""
-    one_run = partial(_connections, tuple(address), content(size), connections)
-    return _timed(one_run, seconds, roots, _WARM_CONNECTING_S)
+    one_run = partial(_connections, (address[0], address[1]), content(size), connections)
+    _in_turns(harness, one_run, roots, _WARM_CONNECTING_S)
 
 
 def _connections(address: tuple[str, int], data: bytes, count: int, seconds: float) -> list[float]:
@@ -245,56 +287,67 @@ def hold(harness: Harness, address: list[Any], most: int) -> None:
     harness.heed()
 
 
-def bulk(harness: Harness, address: list[Any], streams: int, ways: str) -> None:
-    """So many streams for each of the `ways` (`u`, `d`, `ud`). Says when all are open, then how much has come."""
+def bulk(harness: Harness, address: list[Any], streams: int, ways: str, key: str) -> None:
+    """So many streams for each of the `ways` (`u`, `d`, `ud`), with their key for the server (bench/bulk.py).
+
+    Says when all are open. `go` has those that send begin, `pause` end; each order, `read` too, is answered by how much
+    has come.
+    """
     pump = Pump()
-    opened: list[socket.socket] = []
-    for way in ways.encode():
-        for _ in range(streams):
+    opened: list[tuple[bytes, socket.socket]] = []
+    for way in (UP, DOWN):
+        for _ in range(streams if way.decode() in ways else 0):
             stream = _connect(address)
-            stream.send(bytes([way]))
-            opened.append(stream)
-    for at, stream in enumerate(opened):
+            stream.send(way + key.encode())
+            opened.append((way, stream))
+    for way, stream in opened:
         # The way is open as far as the container when something comes from there.
-        if ways.encode()[at // streams] == UP[0]:
-            if stream.recv(1) != OPEN:
-                raise AssertionError("a stream was closed at once")
-            pump.send_on(stream)
+        if stream.recv(1) != OPEN:
+            raise AssertionError("a stream was closed at once")
+        if way == UP:
+            pump.send_on(stream, key.encode())
         else:
-            pump.receive_on(stream)
+            pump.receive_on(stream, key.encode())
     pump.watch(harness.fileno())
     harness.say(pump.count())
     while True:
         if pump.turn():
-            if not harness.heed():
-                return pump.end()
+            if (order := harness.heed()) is None:
+                return pump.end(key.encode())
+            if order == "go":
+                pump.go(key.encode())
+            elif order == "pause":
+                pump.pause()
             harness.say(pump.count())
 
 
-def datagrams(address: list[Any], size: int, flows: int, seconds: float, per_s: float) -> dict[str, float]:
-    """Send so many datagrams a second, taking turns among the flows. Delivery is counted elsewhere."""
-    sends = _sends(address, size, flows)
-    now = time.perf_counter
-    began = now()
-    end = began + seconds
-    sent = 0
-    while True:
-        at = now()
-        if at >= end:
-            break
-        if sent < (at - began) * per_s:  # else spin, as a sleep is longer than the gap
-            sent += _turn(sends)
-    return {"sent": sent, "sent_per_s": sent / (now() - began)}
-
-
-def saturate(harness: Harness, address: list[Any], size: int, flows: int, segmented: bool = False) -> None:
-    """Send as many datagrams as go, taking turns among the flows. Delivery is counted elsewhere."""
+def datagrams(harness: Harness, address: list[Any], size: int, flows: int, segmented: bool = False) -> None:
+    """Send datagrams, taking turns among the flows: from `go` to `pause` as many as go; told `RATE SECONDS`, so many a
+    second for that long, which is answered by how many they were. Delivery is counted elsewhere.
+    """
     sends = _sends(address, size, flows, segmented)
     poll = select.poll()
     poll.register(harness.fileno(), select.POLLIN)
     harness.say({})
-    while not poll.poll(0):
-        _turn(sends)
+    while (order := harness.heed()) is not None:
+        if order[0].isdigit():
+            per_s, seconds = map(float, order.split())
+            harness.say({"sent": _paced(sends, per_s, seconds)})
+            continue
+        harness.say({})
+        while order == "go" and not poll.poll(0):
+            _turn(sends)
+
+
+def _paced(sends: list[Callable[[], int]], per_s: float, seconds: float) -> int:
+    now = time.perf_counter
+    began = now()
+    end = began + seconds
+    sent = 0
+    while (at := now()) < end:
+        if sent < (at - began) * per_s:  # else spin, as a sleep is longer than the gap
+            sent += _turn(sends)
+    return sent
 
 
 def _sends(address: list[Any], size: int, flows: int, segmented: bool = False) -> list[Callable[[], int]]:
@@ -336,26 +389,23 @@ def burst(address: list[Any], size: int, count: int) -> dict[str, float]:
 
 
 def sink(harness: Harness, address: list[Any], size: int) -> None:
-    """Send one datagram, and count what comes back; say how much, when the first comes and when asked."""
+    """Count what comes back: `go` sends one datagram. Each order is answered by how much has come."""
     sock = with_room(_connect_datagrams(address))
-    sock.settimeout(_HANG_S)
     receiver = Receiver(sock)
-    sock.send(content(size))
-    sock.recv(1)
     poll = select.poll()
     poll.register(sock, select.POLLIN)
     poll.register(harness.fileno(), select.POLLIN)
     counted = [0, 0, 0]
-    goes_on = True
-    asked = True
-    while goes_on:
-        if asked:
-            found = dict(zip(("amount", "bytes", "damaged"), counted, strict=True))
-            harness.say({**found, "at": time.perf_counter()})
-            asked = False
+    harness.say({})
+    while True:
         for fd, _ in poll.poll():
             if fd == harness.fileno():
-                goes_on = asked = harness.heed()
+                if (order := harness.heed()) is None:
+                    return
+                if order == "go":
+                    sock.send(content(size))
+                found = dict(zip(("amount", "bytes", "damaged"), counted, strict=True))
+                harness.say({**found, "at": time.perf_counter()})
                 continue
             for each, value in enumerate(receiver.count()):
                 counted[each] += value
@@ -368,12 +418,12 @@ def _connect_datagrams(address: list[Any]) -> socket.socket:
     return sock
 
 
-def ping(address: list[Any], size: int, seconds: float, roots: Sequence[int] = ()) -> dict[str, float]:
+def ping(harness: Harness, address: list[Any], size: int, roots: Sequence[int] = ()) -> None:
     """Datagram and reply, one in flight."""
     sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     sock.connect(tuple(address))
     sock.settimeout(_HANG_S)
-    return _timed(partial(_pings, sock, content(size)), seconds, roots)
+    _in_turns(harness, partial(_pings, sock, content(size)), roots)
 
 
 def _pings(sock: socket.socket, data: bytes, seconds: float) -> list[float]:
@@ -398,14 +448,19 @@ def _connect(address: list[Any]) -> socket.socket:
 
 
 PROGRAMS: dict[str, Callable[..., dict[str, float]]] = {
-    "exchange": exchange,
-    "beside_bulk": beside_bulk,
+    "knock": knock,
     "fill": fill,
-    "connect": connect,
-    "datagrams": datagrams,
     "burst": burst,
-    "ping": ping,
 }
 
-# These say what they have found when asked, and end when they are let go.
-STAYING: dict[str, Callable[..., None]] = {"hold": hold, "bulk": bulk, "saturate": saturate, "sink": sink}
+# These do, and say, what they are asked, and end when they are let go.
+STAYING: dict[str, Callable[..., None]] = {
+    "exchange": exchange,
+    "beside_bulk": beside_bulk,
+    "connect": connect,
+    "ping": ping,
+    "hold": hold,
+    "bulk": bulk,
+    "datagrams": datagrams,
+    "sink": sink,
+}

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 # Raised when a reader of older files would misread newer ones.
-SCHEMA = 2
+SCHEMA = 3
 
 
 @dataclass
@@ -35,6 +35,7 @@ class Run:
     errors: dict[str, dict[str, str]] = field(default_factory=dict)  # scenario, peer: the last error
     disturbed: int = 0  # measurements during which other programs were busy, each time they were made
     interrupted: bool = False
+    took_s: dict[str, list[float]] = field(default_factory=dict)  # scenario: seconds of each of its rounds, all in all
     schema: int = SCHEMA
 
     def values(self, scenario: str, peer: str, figure: str) -> list[float | None]:

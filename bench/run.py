@@ -1,19 +1,21 @@
-"""A run: round by round, scenario by scenario, peer by peer.
+"""A run: round by round, scenario by scenario, turn by turn.
 
-A round takes all scenarios in turn and starts each peer anew for each measurement. So rounds differ by what runs differ
-by: a process's own luck (where its memory lies, which processor it got), and what the machine does meanwhile; and the
-spread of rounds says how far another run may be off. Peers alternate within a scenario, and each round begins with
-another of them.
+A round takes all scenarios in turn. In each it starts all peers anew, and then they take short turns, A B C A B C, each
+beginning with another of them (bench/trials.py says why). Turns take what the machine does out of the ratios; rounds
+differ by what runs differ by, a process's own luck: where its memory lies, which processor it got. So the spread of
+rounds says how far another run may be off.
 
 The world is the same for all rounds. To take down namespaces keeps a processor busy for seconds after they have gone.
 """
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import subprocess
 import time
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import psutil
@@ -23,8 +25,9 @@ from bench import results, usage
 from bench.iperf import IperfError
 from bench.peers import QUICK, Peer
 from bench.results import Run
-from bench.scenarios import Figures, Scenario, knock
+from bench.scenarios import Scenario
 from bench.stats import ratios
+from bench.trials import Figures, Trial, knock
 from bench.world import BenchWorld, LoadError
 from tests.lab.namespaces import CommandError
 
@@ -34,25 +37,25 @@ CELL_ERRORS = (LoadError, IperfError, CommandError, subprocess.TimeoutExpired, p
 # After this many failed rounds a peer is not asked again in that scenario.
 _ENOUGH_FAILURES = 2
 
-# Rounds in which every peer is measured. In further ones it is pyproxy and docker-proxy: the ratio between them is what
-# is quoted most, and what the rounds are for.
-ROUNDS_OF_ALL = 5
+# Rounds in which pyproxy, docker-proxy and direct are measured; other peers in fewer (`Scenario.rounds_of_others`). In
+# further ones it is pyproxy and docker-proxy alone: the ratio between them is what is quoted most.
+LEAST_ROUNDS = 5
 _PAIR = ("pyproxy", "docker-proxy")
-
-# And those in which a scenario's further figures are measured, which take longest of all.
-_ROUNDS_OF_FURTHER = 3
 
 # By then the ratios are certain, or the machine does not let them be.
 _MOST_ROUNDS = 20
 
-# Further rounds than those of all peers begin only if they can end by then.
-_BUDGET_S = 12 * 60
+# Further rounds than the least begin only if they can end by then.
+_BUDGET_S = 9 * 60
 _BUDGET_QUICK_S = 105
+
+# Of the turns of others than the first three peers, one in so many is left out.
+_LEFT_OUT = 2
 
 _FIRST_PORT = 9000
 
-# A measurement during which other programs took more than this share of a processor is made again, so many times at
-# most. Ticks are of 10 ms, and one or two in a measurement must not look like a disturbance.
+# A scenario's round during which other programs took more than this share of a processor is made again, so many times
+# at most. Ticks are of 10 ms, and one or two must not look like a disturbance.
 _DISTURBED = 0.15
 _TRIES = 3
 
@@ -61,7 +64,7 @@ def takes_part(scenario: Scenario, peer: str, number: int) -> bool:
     """Whether a peer is measured in round `number`, from 0."""
     if peer in _PAIR:
         return True
-    return number < (ROUNDS_OF_ALL if peer in QUICK else min(ROUNDS_OF_ALL, scenario.rounds_of_others))
+    return number < (LEAST_ROUNDS if peer in QUICK else min(LEAST_ROUNDS, scenario.rounds_of_others))
 
 
 def goes_on(run: Run, scenario: Scenario, number: int) -> bool:
@@ -74,7 +77,7 @@ def goes_on(run: Run, scenario: Scenario, number: int) -> bool:
         return False
     if run.rounds is not None:
         return number < run.rounds
-    if number < ROUNDS_OF_ALL:
+    if number < LEAST_ROUNDS:
         return True
     if number >= _MOST_ROUNDS:
         return False
@@ -88,7 +91,7 @@ def goes_on(run: Run, scenario: Scenario, number: int) -> bool:
 
 def is_time_left(run: Run, number: int, elapsed_s: float, last_s: float) -> bool:
     """Whether round `number`, from 0, may begin, if it takes as long as the last one of its kind."""
-    if run.rounds is not None or number < ROUNDS_OF_ALL:
+    if run.rounds is not None or number < LEAST_ROUNDS:
         return True
     return elapsed_s + last_s <= (_BUDGET_QUICK_S if run.quick else _BUDGET_S)
 
@@ -115,16 +118,18 @@ def measure_all(run: Run, scenarios: Sequence[Scenario], peers: Sequence[Peer], 
                 wanted = [each for each in scenarios if goes_on(run, each, number)]
                 if not wanted or not is_time_left(run, number, round_began - began, lasted):
                     break
-                if number >= ROUNDS_OF_ALL:
+                if number >= LEAST_ROUNDS:
                     bar.update(task, total=(bar.tasks[0].total or 0) + len(wanted) * len(_PAIR))
                 for scenario in wanted:
-                    for peer in _begin_round(run, scenario, peers, number):
-                        bar.update(task, description=f"{scenario.name} {peer.name}")
-                        port = _FIRST_PORT + peers.index(peer)
-                        run.cells[scenario.name][peer.name][-1] = _cell(run, world, scenario, peer, port)
-                        bar.advance(task)
+                    taking_part = _begin_round(run, scenario, peers, number)
+                    bar.update(task, description=scenario.name)
+                    scenario_began = time.perf_counter()
+                    for name, figures in _undisturbed(run, world, scenario, taking_part).items():
+                        run.cells[scenario.name][name][-1] = figures
+                    bar.advance(task, len(taking_part))
+                    run.took_s.setdefault(scenario.name, []).append(round(time.perf_counter() - scenario_began, 1))
                 results.write(run, path)
-                if number >= ROUNDS_OF_ALL:  # earlier ones are longer
+                if number >= LEAST_ROUNDS:  # earlier ones are longer
                     lasted = time.perf_counter() - round_began
         except KeyboardInterrupt:
             run.interrupted = True
@@ -132,7 +137,7 @@ def measure_all(run: Run, scenarios: Sequence[Scenario], peers: Sequence[Peer], 
 
 
 def _cells(run: Run, scenario: Scenario, peers: Sequence[Peer]) -> int:
-    rounds = min(run.rounds or ROUNDS_OF_ALL, scenario.most_rounds)
+    rounds = min(run.rounds or LEAST_ROUNDS, scenario.most_rounds)
     return sum(
         takes_part(scenario, peer.name, number) for peer in peers if scenario.fits(peer) for number in range(rounds)
     )
@@ -140,43 +145,74 @@ def _cells(run: Run, scenario: Scenario, peers: Sequence[Peer]) -> int:
 
 def _begin_round(run: Run, scenario: Scenario, peers: Sequence[Peer], number: int) -> list[Peer]:
     """Those that take part, in their order. In the results all have a place for it, so that rounds correspond."""
+    taking_part = [
+        peer
+        for peer in peers
+        if scenario.fits(peer)
+        and takes_part(scenario, peer.name, number)
+        and run.cells[scenario.name][peer.name].count(None) < _ENOUGH_FAILURES
+    ]
     for cells in run.cells[scenario.name].values():
         cells.append(None)
-    taking_part = [peer for peer in peers if scenario.fits(peer) and takes_part(scenario, peer.name, number)]
     first = number % max(1, len(taking_part))
     return [*taking_part[first:], *taking_part[:first]]
 
 
-def _cell(run: Run, world: BenchWorld, scenario: Scenario, peer: Peer, port: int) -> Figures | None:
-    """None if it failed, or has failed often enough."""
-    *before, _ = run.cells[scenario.name][peer.name]
-    if before.count(None) >= _ENOUGH_FAILURES:
-        return None
-    besides = len(before) < _ROUNDS_OF_FURTHER and not run.quick
-    try:
-        for _ in range(_TRIES):
-            began, used = time.perf_counter(), usage.strangers()
-            found = measure_once(world, scenario, peer, run.seconds, port=port, besides=besides)
-            if usage.strangers() - used <= _DISTURBED * (time.perf_counter() - began):
-                return found
+def _undisturbed(run: Run, world: BenchWorld, scenario: Scenario, peers: Sequence[Peer]) -> dict[str, Figures | None]:
+    """A scenario's round; made again if other programs were busy meanwhile. None for a peer that failed."""
+    for _ in range(_TRIES):
+        began, used = time.perf_counter(), usage.strangers()
+        found, errors = measure_round(world, scenario, peers, run.seconds)
+        if usage.strangers() - used <= _DISTURBED * (time.perf_counter() - began):
+            break
+    else:
         run.disturbed += 1
-        return found
-    except CELL_ERRORS as exc:
-        run.errors.setdefault(scenario.name, {})[peer.name] = f"{type(exc).__name__}: {exc}"
-        return None
+    for name, exc in errors.items():
+        run.errors.setdefault(scenario.name, {})[name] = f"{type(exc).__name__}: {exc}"
+    return {peer.name: found.get(peer.name) for peer in peers}
 
 
-def measure_once(
-    world: BenchWorld, scenario: Scenario, peer: Peer, seconds: float, *, port: int = _FIRST_PORT, besides: bool = True
-) -> Figures:
-    """One cell: the peer started, measured, ended. Raises one of CELL_ERRORS."""
-    if scenario.measure_command is not None:
-        return scenario.measure_command(peer, seconds)
-    assert scenario.measure is not None
-    with peer.before(world, scenario.proto, port, scenario.container_port) as running:
-        if scenario.proto == "udp":
-            knock(world, running)
-        found = scenario.measure(world, running, seconds)
-        if besides and scenario.besides is not None:
-            found |= scenario.besides(world, running, seconds, found)
-        return found
+def measure_round(
+    world: BenchWorld, scenario: Scenario, peers: Sequence[Peer], seconds: float
+) -> tuple[dict[str, Figures], dict[str, Exception]]:
+    """All peers started, measured in turns, ended: their figures, and one of CELL_ERRORS of each that failed."""
+    found: dict[str, Figures] = {}
+    errors: dict[str, Exception] = {}
+
+    @contextlib.contextmanager
+    def failing(peer: Peer) -> Iterator[None]:
+        try:
+            yield
+        except CELL_ERRORS as exc:
+            errors.setdefault(peer.name, exc)
+
+    with contextlib.ExitStack() as stack:
+        if scenario.apart:
+            stack.enter_context(world.apart())
+        trials: dict[Peer, Trial] = {}
+        for number, peer in enumerate(peers):
+            stack.enter_context(failing(peer))  # what goes wrong when it is ended is its own fault too
+            with failing(peer):
+                trials[peer] = _begin(stack, world, scenario, peer, _FIRST_PORT + number)
+        order = deque(trials)
+        for turn in range(scenario.turns):
+            for peer in order:
+                if peer.name not in errors and (peer.name in QUICK or turn % _LEFT_OUT == 0):
+                    with failing(peer):
+                        trials[peer].turn(seconds / scenario.turns)
+            order.rotate(-1)
+        for peer in order:
+            if peer.name not in errors:
+                with failing(peer):
+                    found[peer.name] = trials[peer].figures()
+    return {name: figures for name, figures in found.items() if name not in errors}, errors
+
+
+def _begin(stack: contextlib.ExitStack, world: BenchWorld, scenario: Scenario, peer: Peer, port: int) -> Trial:
+    if scenario.begin_command is not None:
+        return stack.enter_context(scenario.begin_command(peer))
+    assert scenario.begin is not None
+    running = stack.enter_context(peer.before(world, scenario.proto, port, scenario.container_port))
+    if scenario.proto == "udp":
+        knock(world, running, scenario.proto)
+    return stack.enter_context(scenario.begin(world, running))

@@ -79,9 +79,10 @@ def mixed(port: int) -> None:
 
 
 def bulk(port: int) -> None:
-    """Take in, or send, all that goes, on any number of connections; the first byte of each says which.
+    """Take in, or send, all that goes, on any number of connections; the first byte of each says which, the second is
+    its key (bench/bulk.py).
 
-    Asked by lines on standard input: `read` for what has come, `end` to reset all connections.
+    Told by lines on standard input: `go KEY`, `pause`, `end KEY`, `read`. All are answered by how much has come.
     """
     listener = _listener(port)
     pump = Pump()
@@ -99,23 +100,28 @@ def bulk(port: int) -> None:
                 pump.forget(fd)
                 client = undecided.pop(fd)
                 try:
-                    way = client.recv(1)
-                    if way == UP:
+                    said = client.recv(2)
+                    way, key = said[:1], said[1:]
+                    if way in (UP, DOWN):
                         client.send(OPEN)
-                        pump.receive_on(client)
-                        continue
                 except ConnectionError:
-                    way = b""
-                if way == DOWN:
-                    pump.send_on(client)
+                    way, key = b"", b""
+                if way == UP:
+                    pump.receive_on(client, key)
+                elif way == DOWN:
+                    pump.send_on(client, key)
                 else:
                     client.close()
             elif fd == sys.stdin.fileno():
-                command = sys.stdin.readline()
-                if not command:
-                    return
-                if command == "end\n":
-                    pump.end()
+                match sys.stdin.readline().split():
+                    case []:
+                        return
+                    case ["go", key_word]:
+                        pump.go(key_word.encode())
+                    case ["pause"]:
+                        pump.pause()
+                    case ["end", key_word]:
+                        pump.end(key_word.encode())
                 print(json.dumps(pump.count()), flush=True)
 
 

@@ -38,16 +38,29 @@ class Memory(NamedTuple):
 
 
 def trees(roots: Sequence[psutil.Process]) -> list[psutil.Process]:
-    """The processes and all their descendants."""
-    found: dict[int, psutil.Process] = {}
-    for root in roots:
-        for process in (root, *root.children(recursive=True)):
-            found[process.pid] = process
+    """The processes and all their descendants. psutil.NoSuchProcess if one of `roots` has ended."""
+    found = {root.pid: root for root in roots}
+    waiting = list(found)
+    while waiting:
+        for pid in _children(waiting.pop()):
+            if pid not in found:
+                with contextlib.suppress(psutil.NoSuchProcess):  # it has ended meanwhile
+                    found[pid] = psutil.Process(pid)
+                    waiting.append(pid)
     return list(found.values())
 
 
-def cpu(roots: Sequence[psutil.Process]) -> Cpu:
-    processes = trees(roots)
+def _children(pid: int) -> list[int]:
+    """As the kernel lists them (proc(5), /proc/PID/task/TID/children): psutil looks at every process of the machine."""
+    found: list[int] = []
+    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # the thread has ended
+            found += map(int, task.read_text().split())
+    return found
+
+
+def cpu(processes: Sequence[psutil.Process]) -> Cpu:
+    """What `processes` have used, and their children that have ended. Those that live are to be given: see `trees`."""
     machine = psutil.cpu_times()
     busy = machine.user + machine.nice + machine.system + machine.irq + machine.softirq
     total = 0.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
@@ -20,16 +21,27 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from bench import results, scenarios, usage
+from bench import results, trials, usage
 from bench.compare import compare, print_comparison
 from bench.iperf import IperfError, bits_per_second
 from bench.peers import Direct, Dnat, DockerProxyLike, Peer, Running, known_peers
 from bench.report import README_BEGIN, README_END, markdown, number, readme_section, rows, update_readme
 from bench.results import ResultsError, Run
-from bench.run import goes_on, is_time_left, measure_all, measure_once, takes_part
-from bench.scenarios import FIGURES, SCENARIOS, Figures, Scenario, counted
+from bench.run import goes_on, is_time_left, measure_all, measure_round, takes_part
+from bench.scenarios import FIGURES, SCENARIOS, Scenario
 from bench.stats import is_noisy, percentile, ratios, summarize
-from bench.world import CLIENT, CONTAINER, CONTAINER_IP, DATAGRAM_PORT, ECHO_PORT, BenchWorld, LoadError
+from bench.trials import Figures, Trial, counted
+from bench.world import (
+    BULK_PORT,
+    CLIENT,
+    CONTAINER,
+    CONTAINER_IP,
+    DATAGRAM_PORT,
+    ECHO_PORT,
+    BenchWorld,
+    LoadError,
+    StayingLoad,
+)
 from tests.lab.namespaces import HOST, WorldError, processes_in
 
 DATA = Path(__file__).with_name("data")
@@ -276,6 +288,14 @@ def world() -> Iterator[BenchWorld]:
         yield world
 
 
+def measure_once(world: BenchWorld, scenario: Scenario, peer: Peer, seconds: float) -> Figures:
+    """A round of one peer; raises what it failed of."""
+    found, errors = measure_round(world, scenario, [peer], seconds)
+    for exc in errors.values():
+        raise exc
+    return found[peer.name]
+
+
 def stand_in(tmp_path: Path, body: str) -> Peer:
     """A peer with docker-proxy's command line, which does what a Python program says once it has the port."""
     program = tmp_path / "proxy"
@@ -362,10 +382,116 @@ def test_the_highest_percentile_rests_on_a_thousand_exchanges(
     world: BenchWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wanted = scenario("tcp-exchange-64-1")
-    assert measure_once(world, wanted, Direct("direct"), 0.02)["p999_us"] > 0
-    assert "p999_us" not in measure_once(world, wanted, Direct("direct"), 0.02, besides=False)
-    monkeypatch.setattr(scenarios, "_TAIL_SAMPLES", 10**6)
+    assert measure_once(world, wanted, Direct("direct"), 0.3)["p999_us"] > 0
+    monkeypatch.setattr(trials, "_TAIL_SAMPLES", 10**6)
     assert "p999_us" not in measure_once(world, wanted, Direct("direct"), 0.02)
+
+
+class Recorded:
+    """A peer's trial that says when it was its turn."""
+
+    def __init__(self, name: str, turns: list[str], fails_in: int = 0) -> None:
+        self.name = name
+        self.turns = turns
+        self.fails_in = fails_in
+
+    def turn(self, seconds: float) -> None:
+        assert seconds == pytest.approx(0.01)
+        self.turns.append(self.name)
+        if self.turns.count(self.name) == self.fails_in:
+            raise LoadError("has had enough")
+
+    def figures(self) -> Figures:
+        return {"per_s": self.turns.count(self.name)}
+
+
+class Named(Direct):
+    """Its address carries its name to the trial."""
+
+    @contextlib.contextmanager
+    def before(self, world: BenchWorld, proto: str, host_port: int, container_port: int) -> Iterator[Running]:
+        yield Running((self.name, container_port), [])
+
+
+def recorded(turns: list[str], fails_in: dict[str, int]) -> Scenario:
+    @contextlib.contextmanager
+    def begin(world: BenchWorld, running: Running) -> Iterator[Trial]:
+        name = running.address[0]
+        yield Recorded(name, turns, fails_in.get(name, 0))
+        turns.append(f"{name} ended")
+
+    return scenario("tcp-connect")._replace(begin=begin, turns=4)
+
+
+def test_peers_take_turns_and_each_is_the_first_in_turn(world: BenchWorld) -> None:
+    turns: list[str] = []
+    peers = [Named(name) for name in ("pyproxy", "docker-proxy", "socat")]
+    found, errors = measure_round(world, recorded(turns, {}), peers, 0.04)
+    ours, base, other = "pyproxy", "docker-proxy", "socat"
+    # Of the others' turns one in two is left out: there are more of them, and more of ours are wanted.
+    assert turns[:-3] == [ours, base, other, base, ours, other, ours, base, ours, base]
+    assert sorted(turns[-3:]) == sorted(f"{peer.name} ended" for peer in peers)
+    assert (found, errors) == ({ours: {"per_s": 4}, base: {"per_s": 4}, other: {"per_s": 2}}, {})
+
+
+def test_a_peer_that_fails_in_its_turn_has_no_more_and_the_others_have(world: BenchWorld) -> None:
+    turns: list[str] = []
+    peers = [Named(name) for name in ("pyproxy", "docker-proxy")]
+    found, errors = measure_round(world, recorded(turns, {"pyproxy": 2}), peers, 0.04)
+    assert turns.count("pyproxy") == 2
+    assert found == {"docker-proxy": {"per_s": 4}}
+    assert str(errors["pyproxy"]) == "has had enough"
+
+
+def test_client_and_container_have_processors_of_their_own_where_it_matters(world: BenchWorld) -> None:
+    processors = sorted(os.sched_getaffinity(0))
+    [server] = (pid for pid in world.processes(on=CONTAINER) if "echo" in command_line(pid))
+    with world.apart(), world.staying_load("hold", address=[CONTAINER_IP, ECHO_PORT], most=1):
+        programs = world.processes(on=CLIENT)
+        [client] = (pid for pid in programs if psutil.Process(pid).ppid() in programs)
+        assert os.sched_getaffinity(server) == {processors[-1]}
+        assert os.sched_getaffinity(client) == {processors[0]}
+    assert os.sched_getaffinity(server) == set(processors)
+
+
+def command_line(pid: int) -> str:
+    return Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
+
+
+@pytest.mark.parametrize("way", ["u", "d"])
+def test_streams_send_when_it_is_their_turn(world: BenchWorld, way: str) -> None:
+    """Those of two peers, here of none, side by side."""
+    with contextlib.ExitStack() as stack:
+
+        def streams(key: str) -> StayingLoad:
+            stack.callback(world.bulk, f"end {key}")
+            load = world.staying_load("bulk", address=[CONTAINER_IP, BULK_PORT], streams=3, ways=way, key=key)
+            return stack.enter_context(load)
+
+        def amount(load: StayingLoad) -> float:
+            found: float = (load.ask("read") if way == "d" else world.bulk())["amount"]
+            return found
+
+        one, other = streams("x"), streams("y")
+        before = amount(one), amount(other)
+        world.bulk("go x")
+        one.ask("go")
+        while amount(one) - before[0] < 10**7:
+            pass
+        world.bulk("pause")
+        one.ask("pause")
+        while (arrived := amount(one)) != amount(one):
+            pass
+        if way == "d":
+            assert amount(other) == before[1]
+        world.bulk("go y")
+        other.ask("go")
+        while amount(other) - before[1] < 10**7:
+            pass
+        world.bulk("pause")
+        other.ask("pause")
+        if way == "d":
+            assert amount(one) == arrived
 
 
 def test_who_holds_no_more_is_found_by_filling(world: BenchWorld) -> None:
@@ -435,14 +561,16 @@ def test_what_is_quoted_most_is_measured_most() -> None:
         return [takes_part(scenario(name), peer, number) for number in (0, 1, 4, 5, 20)]
 
     assert rounds("docker-proxy") == [True] * 5
-    assert rounds("socat") == rounds("direct") == [True, True, True, False, False]
+    assert rounds("direct") == [True, True, True, False, False]
+    assert rounds("socat") == [True, True, False, False, False]
+    assert rounds("socat", "tcp-bulk-both-8") == [True, False, False, False, False]
 
 
 def test_further_rounds_begin_only_if_they_can_end_in_time() -> None:
     run = adaptive([])
     assert is_time_left(run, 4, elapsed_s=10_000, last_s=60)  # every peer has its five
-    assert is_time_left(run, 5, elapsed_s=660, last_s=60)
-    assert not is_time_left(run, 5, elapsed_s=661, last_s=60)
+    assert is_time_left(run, 5, elapsed_s=480, last_s=60)
+    assert not is_time_left(run, 5, elapsed_s=481, last_s=60)
     run.quick = True
     assert is_time_left(run, 5, elapsed_s=85, last_s=20)
     assert not is_time_left(run, 5, elapsed_s=86, last_s=20)
@@ -454,16 +582,40 @@ def test_further_rounds_begin_only_if_they_can_end_in_time() -> None:
 
 
 def test_what_fails_in_a_load_program_is_told(world: BenchWorld) -> None:
-    with pytest.raises(LoadError, match=r"exchange: ConnectionRefusedError: .*refused"):
-        world.run_load("exchange", address=[CONTAINER_IP, 1], size=1, connections=1, seconds=0.01)
+    with pytest.raises(LoadError, match=r"knock: ConnectionRefusedError: .*refused"):
+        world.run_load("knock", proto="tcp", address=[CONTAINER_IP, 1])
 
 
 def test_a_load_program_that_hangs_is_ended_and_the_next_one_runs(world: BenchWorld) -> None:
     world.datagrams("count")  # so that nothing ever comes back
-    with pytest.raises(LoadError, match="ping: timed out after 0 s"):
-        world.run_load("ping", within_s=0.1, address=DATAGRAMS, size=64, seconds=0.01)
+    with pytest.raises(LoadError, match="knock: timed out after 0 s"):
+        world.run_load("knock", within_s=0.1, proto="udp", address=DATAGRAMS)
     world.datagrams("echo")
-    assert world.run_load("ping", address=DATAGRAMS, size=64, seconds=0.01)["per_s"] > 0
+    assert world.run_load("knock", proto="udp", address=DATAGRAMS) == {}
+
+
+def test_load_programs_that_stay_wait_for_their_turn_side_by_side(world: BenchWorld) -> None:
+    address = [CONTAINER_IP, ECHO_PORT]
+    with (
+        world.staying_load("exchange", address=address, size=64, connections=1) as one,
+        world.staying_load("exchange", address=address, size=64, connections=2) as other,
+    ):
+        for load in (one, other, one):
+            load.ask("0.02")
+        assert one.ask("figures")["samples"] > other.ask("figures")["samples"] > 0
+        # Of both turns, and not of the time between them.
+        assert one.ask("figures")["per_s"] == pytest.approx(one.ask("figures")["samples"] / 0.04)
+
+
+def test_a_load_program_that_failed_is_not_asked_again(world: BenchWorld) -> None:
+    world.datagrams("echo")
+    with world.staying_load("ping", address=DATAGRAMS, size=64, within_s=0.5) as load:
+        world.datagrams("count")
+        with pytest.raises(LoadError, match="ping: timed out"):
+            load.ask("0.02")
+        with pytest.raises(LoadError, match="ping: has failed before"):
+            load.ask("figures")
+    world.datagrams("echo")
 
 
 def test_a_load_program_stays_until_it_is_let_go(world: BenchWorld) -> None:
@@ -563,24 +715,27 @@ def test_the_world_leaves_no_process_behind() -> None:
 
 
 def test_ctrl_c_leaves_what_is_done_so_far(tmp_path: Path, world: BenchWorld) -> None:
-    """As if the user pressed it when the second peer is measured."""
+    """As if the user pressed it when the second peer begins its second round."""
     assert world
     run = new_run()
     wanted = scenario("tcp-exchange-64-1")
     calls = itertools.count(1)
+    begin = wanted.begin
+    assert begin is not None
 
-    def measure(world: BenchWorld, running: Running, seconds: float) -> Figures:
-        if next(calls) == 2:
+    def begin_or_leave(world: BenchWorld, running: Running) -> contextlib.AbstractContextManager[Trial]:
+        if next(calls) == 4:
             raise KeyboardInterrupt
-        assert wanted.measure is not None
-        return wanted.measure(world, running, seconds)
+        return begin(world, running)
 
+    run.rounds = 5
     peers = [Direct("direct"), Dnat("dnat")]
-    measure_all(run, [wanted._replace(measure=measure)], peers, tmp_path / "run.json")
+    measure_all(run, [wanted._replace(begin=begin_or_leave)], peers, tmp_path / "run.json")
     kept = results.read(tmp_path / "run.json")
     assert kept.interrupted
     assert kept.values("tcp-exchange-64-1", "direct", "p50_us")[0]
-    assert kept.values("tcp-exchange-64-1", "dnat", "p50_us") == [None]
+    assert kept.values("tcp-exchange-64-1", "dnat", "p50_us")[0]
+    assert kept.values("tcp-exchange-64-1", "dnat", "p50_us")[1:] == [None]
     assert "Interrupted" in markdown(kept)
 
 
