@@ -39,7 +39,7 @@ def main() -> None:
         help="rounds: from the 6th on pyproxy and docker-proxy alone (default: 5, and more until their ratios are"
         " certain, as long as there is time)",
     )  # fmt: skip
-    run.add_argument("--seconds", type=float, default=0.3, help="seconds of a peer's turns in a round (default 0.3)")
+    run.add_argument("--seconds", type=float, default=0.03, help="seconds of a turn, of ten in a round (default 0.03)")
     run.add_argument("--output", type=Path, default=FOLDER, help="folder of the results (default build/bench)")
     run.add_argument("--list", action="store_true", help="list scenarios and peers, and measure nothing")
     run.set_defaults(call=do_run)

@@ -199,7 +199,7 @@ def measure_round(
             for peer in order:
                 if peer.name not in errors and (peer.name in QUICK or turn % _LEFT_OUT == 0):
                     with failing(peer):
-                        trials[peer].turn(seconds / scenario.turns)
+                        trials[peer].turn(seconds * scenario.longer)
             order.rotate(-1)
         for peer in order:
             if peer.name not in errors:

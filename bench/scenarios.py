@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from bench import trials
-from bench.peers import QUICK, Peer
+from bench.peers import Peer
 from bench.trials import Begin, BeginCommand
 from bench.world import BULK_PORT, DATAGRAM_PORT, ECHO_PORT, IPERF_PORT, MIXED_PORT
 
@@ -62,12 +62,14 @@ class Scenario(NamedTuple):
     primary: tuple[str, ...] = ()
     # What does not vary from round to round as speed does, memory, needs fewer where a round takes long.
     most_rounds: int = 100
-    # In how many turns a peer's time is cut. Fewer where it takes long to begin one, and none is "all at once".
+    # How many turns a peer has in a round, and how many times `--seconds` they last. Fewer and longer ones where one
+    # takes long to begin; none is "all at once".
     turns: int = 10
+    longer: int = 1
     # Client and container on processors of their own (`BenchWorld.apart`).
     apart: bool = False
-    # No others take part, if there are any.
-    peers: tuple[str, ...] = ()
+    # These take no part.
+    without: tuple[str, ...] = ()
     # For peers with docker-proxy's command line only; started by the scenario itself.
     begin_command: BeginCommand | None = None
 
@@ -79,13 +81,13 @@ class Scenario(NamedTuple):
         return 2 if self.quick else 1
 
     def fits(self, peer: Peer) -> bool:
-        if self.proto not in peer.protocols or (self.peers and peer.name not in self.peers):
+        if self.proto not in peer.protocols or peer.name in self.without:
             return False
         return self.begin_command is None or (peer.command is not None and not peer.starts_as_another)
 
 
 # Where connections are many, and long to open. Ten thousand processes of socat take most of a minute.
-_HOLDERS = ("pyproxy", "docker-proxy", "direct", "pyproxy-engine", "nginx", "haproxy", "socket-proxyd")
+_WITHOUT = ("dnat", "pyproxy-asyncio", "socat")
 
 
 def _all() -> list[Scenario]:
@@ -107,12 +109,14 @@ def _all() -> list[Scenario]:
                     f"TCP bulk, {words}, {streams} stream{'s' * (streams > 1)}{' each' * (way == 'both')}",
                     "tcp", BULK_PORT, bulk, trials.bulk(streams, ways), f"tcp-bulk-{way}", streams,
                     quick=streams == 1 and way != "both", primary=("bits_per_s", "cpu_s_per_gb"),
-                    peers=_HOLDERS if streams == 64 else (), turns=10 if streams < 64 else 4,
+                    without=_WITHOUT if streams == 64 else (),
+                    turns=10 if streams < 64 else 2, longer=1 if streams < 64 else 8,
                 )
             )  # fmt: skip
     found.append(
         Scenario("tcp-bulk-iperf3", "TCP bulk, client to container, 1 stream, by iperf3", "tcp", IPERF_PORT,
-                 ("bits_per_s",), trials.alone(trials.iperf), turns=0, most_rounds=5, peers=QUICK)
+                 ("bits_per_s",), trials.alone(trials.iperf), turns=0, most_rounds=5,
+                 without=(*_WITHOUT, "pyproxy-engine", "nginx", "haproxy", "socket-proxyd"))
     )  # fmt: skip
     for size in (64, 4096):
         for connections in (1, 100):
@@ -129,7 +133,7 @@ def _all() -> list[Scenario]:
     found.append(
         Scenario("tcp-exchange-paced", "TCP request and response, 64 B, 500 a second", "tcp", ECHO_PORT,
                  ("cpu_us_each", "p50_us", "p99_us"), trials.talk("exchange", 64, connections=1, per_s=500),
-                 turns=5, apart=True, primary=("cpu_us_each", "p50_us"))
+                 turns=5, longer=2, apart=True, primary=("cpu_us_each", "p50_us"))
     )  # fmt: skip
     found.append(
         Scenario("tcp-exchange-beside", "TCP request and response, 64 B, beside a bulk stream", "tcp", MIXED_PORT,
@@ -175,7 +179,7 @@ def _all() -> list[Scenario]:
             Scenario(f"idle-{connections}", f"{connections} idle TCP connections", "tcp", ECHO_PORT,
                      (*memory, "held") if connections == 1000 else ("held", *memory), trials.idle(connections), "idle",
                      connections, quick=connections == 1000, turns=0,
-                     most_rounds=5 if connections == 1000 else 2, peers=() if connections == 1000 else _HOLDERS)
+                     most_rounds=5 if connections == 1000 else 2, without=() if connections == 1000 else _WITHOUT)
         )  # fmt: skip
     for ports in (1, 10, 100, 1000):
         found.append(

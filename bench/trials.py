@@ -117,9 +117,11 @@ class _Count(NamedTuple):
     at: float
 
 
-# A stream or flood goes on for so long before it is counted: what it flows through has grown, queues are full.
+# A stream or flood goes on for so long before it is counted, until all buffers on its way are as full as they get.
+# Those of a connection take some 10 MB at 2 GB/s: 64 are steady after 0.3 s, and until then what the proxy moves is not
+# what arrives (bench/NOTES.md).
 _RAMP_S = 0.008
-_RAMP_MORE_S = 0.0005  # for each connection
+_RAMP_MORE_S = 0.005  # for each connection
 
 # Nothing has come for so long: none is on its way any more.
 _QUIET_S = 0.004

@@ -328,7 +328,7 @@ def stand_in(tmp_path: Path, body: str) -> Peer:
 def test_a_peer_that_fails_fails_its_cell(world: BenchWorld, tmp_path: Path, body: str, complaint: str) -> None:
     peer = stand_in(tmp_path, body)
     with pytest.raises(LoadError, match=complaint):
-        measure_once(world, scenario("tcp-exchange-64-1"), peer, 0.05)
+        measure_once(world, scenario("tcp-exchange-64-1"), peer, 0.01)
 
 
 def test_datagrams_are_counted_where_they_arrive(world: BenchWorld, tmp_path: Path) -> None:
@@ -369,7 +369,7 @@ DATAGRAMS = (CONTAINER_IP, DATAGRAM_PORT)
     ],
 )
 def test_the_limit_itself_can_be_measured(world: BenchWorld, name: str) -> None:
-    found = measure_once(world, scenario(name), Direct("direct"), 0.05)
+    found = measure_once(world, scenario(name), Direct("direct"), 0.01)
     if name == "udp-burst":
         assert found == {"lost": 0}
     elif name == "tcp-exchange-paced":
@@ -382,9 +382,9 @@ def test_the_highest_percentile_rests_on_a_thousand_exchanges(
     world: BenchWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wanted = scenario("tcp-exchange-64-1")
-    assert measure_once(world, wanted, Direct("direct"), 0.3)["p999_us"] > 0
+    assert measure_once(world, wanted, Direct("direct"), 0.03)["p999_us"] > 0
     monkeypatch.setattr(trials, "_TAIL_SAMPLES", 10**6)
-    assert "p999_us" not in measure_once(world, wanted, Direct("direct"), 0.02)
+    assert "p999_us" not in measure_once(world, wanted, Direct("direct"), 0.001)
 
 
 class Recorded:
@@ -426,7 +426,7 @@ def recorded(turns: list[str], fails_in: dict[str, int]) -> Scenario:
 def test_peers_take_turns_and_each_is_the_first_in_turn(world: BenchWorld) -> None:
     turns: list[str] = []
     peers = [Named(name) for name in ("pyproxy", "docker-proxy", "socat")]
-    found, errors = measure_round(world, recorded(turns, {}), peers, 0.04)
+    found, errors = measure_round(world, recorded(turns, {}), peers, 0.01)
     ours, base, other = "pyproxy", "docker-proxy", "socat"
     # Of the others' turns one in two is left out: there are more of them, and more of ours are wanted.
     assert turns[:-3] == [ours, base, other, base, ours, other, ours, base, ours, base]
@@ -437,7 +437,7 @@ def test_peers_take_turns_and_each_is_the_first_in_turn(world: BenchWorld) -> No
 def test_a_peer_that_fails_in_its_turn_has_no_more_and_the_others_have(world: BenchWorld) -> None:
     turns: list[str] = []
     peers = [Named(name) for name in ("pyproxy", "docker-proxy")]
-    found, errors = measure_round(world, recorded(turns, {"pyproxy": 2}), peers, 0.04)
+    found, errors = measure_round(world, recorded(turns, {"pyproxy": 2}), peers, 0.01)
     assert turns.count("pyproxy") == 2
     assert found == {"docker-proxy": {"per_s": 4}}
     assert str(errors["pyproxy"]) == "has had enough"
@@ -648,7 +648,7 @@ def test_a_peer_that_fails_is_tried_again_in_the_next_round(tmp_path: Path, worl
 
 def test_only_the_stub_is_told_where_the_engine_is(world: BenchWorld) -> None:
     for peer in (known("pyproxy"), known("pyproxy-engine"), Dnat("dnat")):
-        assert measure_once(world, scenario("tcp-exchange-64-1"), peer, 0.02)["per_s"] > 0
+        assert measure_once(world, scenario("tcp-exchange-64-1"), peer, 0.01)["per_s"] > 0
     assert "PYPROXY_RUN_DIR" not in os.environ
 
 
@@ -696,7 +696,7 @@ def test_a_disturbed_measurement_is_made_again(
 def test_a_peer_that_does_not_start_is_named(world: BenchWorld) -> None:
     peer = DockerProxyLike("broken", ["/bin/false"])
     with pytest.raises(LoadError, match="broken did not start"):
-        measure_once(world, scenario("tcp-exchange-64-1"), peer, 0.05)
+        measure_once(world, scenario("tcp-exchange-64-1"), peer, 0.01)
 
 
 def test_the_world_leaves_no_process_behind() -> None:
@@ -746,7 +746,7 @@ def test_a_quick_run_end_to_end(tmp_path: Path, world: BenchWorld) -> None:
         "--rounds",
         "1",
         "--seconds",
-        "0.05",
+        "0.01",
         "--scenario",
         "tcp-exchange-64-1",
         "--scenario",
