@@ -13,15 +13,12 @@ import os
 
 # The most that one splice moves, and what a pipe can hold. The larger, the fewer acknowledgements and wake-ups for each
 # byte: 1 stream came to 1.14 times docker-proxy's rate at 0.64 times its CPU with 1 MiB, to 1.07 at 0.84 with 256 KiB;
-# 64 streams gain by it too, which half of them had not.
+# 64 streams came to 0.76 at most of its CPU with 1 MiB for each, to 0.98 with less for the later half.
 CHUNK_BYTES = 1 << 20
 # Without CAP_SYS_RESOURCE the later ones must do with less: beyond 64 MiB of a user's, which 64 such pipes are, new
 # ones hold 8 KiB (pipe(7), pipe-user-pages-soft).
 _LATER_BYTES = 1 << 18
 _UNQUESTIONED = 32
-
-# More streams than this are many (`Pipes.many`).
-_FEW = 16
 
 # Kept for the next borrower. A guess: bulk transfers at the same time on one port are few; each pipe kept idle costs
 # two descriptors and, being empty, no buffer memory.
@@ -34,11 +31,6 @@ class Pipes:
     def __init__(self) -> None:
         self._free: list[tuple[int, int]] = []
         self._lent = 0
-
-    @property
-    def many(self) -> bool:
-        """Whether so many streams have one that what waits for each must be less, to stay in the processor's caches."""
-        return self._lent > _FEW
 
     def borrow(self) -> tuple[int, int] | None:
         """Return an empty, non-blocking pipe, or None when there are no descriptors for one: copying still works."""

@@ -14,7 +14,7 @@ from typing import Final
 
 from pyproxy.ending import END, MORE, SINK_FAILED, SOURCE_FAILED, WAIT
 from pyproxy.pipes import CHUNK_BYTES, Pipes
-from pyproxy.tune import bound_buffers
+from pyproxy.tune import bound_receive_buffer
 
 # What a relay waits for.
 SOURCE, SINK, TURN, NOTHING = range(4)
@@ -95,7 +95,7 @@ class StreamRelay:
                 if self._streak >= _FULL_READS and (pipe := self._pipes.borrow()) is not None:
                     self._pipe = pipe
                     self._streak = 0
-                    bound_buffers(self._source, self._sink, many=self._pipes.many)
+                    bound_receive_buffer(self._source)
                     return self._splice(exhaustive)
                 continue
             self._streak = 0

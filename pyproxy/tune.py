@@ -19,11 +19,9 @@ _KEEPALIVE_S = 15
 # (SO_RCVBUFFORCE), others get up to net.core.rmem_max; likewise for sending. Memory is used only while datagrams wait.
 _BUFFER_BYTES = 4 << 20
 
-# The receive buffer of a bulk stream from nearby (`bound_buffers`); the kernel doubles it, for its bookkeeping.
+# The receive buffer of a bulk stream from nearby (`bound_receive_buffer`); the kernel doubles it, for its bookkeeping.
 # It takes 64 streams from 0.8 to 1.0 times docker-proxy's rate; half of it costs a single stream a tenth.
 _BULK_BUFFER_BYTES = 2 << 20
-# The send buffer where there are many: 64 streams from 1.0 to 1.1 (bench/NOTES.md), eight lose at this size.
-_BULK_SEND_BUFFER_BYTES = 768 << 10
 # The same host or its neighbour: even an eighth of the buffer takes 10 Gbit/s at this round trip.
 _NEAR_US = 200
 _MIN_RTT_AT = 148
@@ -85,28 +83,21 @@ def close_with_reset(sock: _socket.socket) -> None:
     sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_LINGER, _LINGER_RESET)
 
 
-def bound_buffers(source: _socket.socket, sink: _socket.socket, *, many: bool) -> None:
-    """Keep what waits in a bulk stream's buffers small enough to stay in the processor's caches.
+def bound_receive_buffer(sock: _socket.socket) -> None:
+    """Keep what waits in a bulk stream's receive buffer small enough to stay in the processor's caches.
 
-    The kernel lets the source's receive buffer grow to net.ipv4.tcp_rmem's largest (6 MiB and more) when a reader takes
-    much at a time, as splice does. That serves long paths; from a neighbour it only makes the bytes wait, get cold and
-    cost twice. So a peer that is near gets a fixed one; one that is far keeps the kernel's, as does everybody whose
-    proxy may not (SO_RCVBUFFORCE, CAP_NET_ADMIN): net.core.rmem_max would make it too small. `many`: so are many
-    streams at present, all of which together fill the caches; then the sink, if near, gets a bounded send buffer too.
+    The kernel lets the buffer grow to net.ipv4.tcp_rmem's largest (6 MiB and more) when a reader takes much at a time,
+    as splice does. That serves long paths; from a neighbour it only makes the bytes wait, get cold and cost twice. So
+    a peer that is near gets a fixed one; one that is far keeps the kernel's, as does everybody whose proxy may not
+    (SO_RCVBUFFORCE, CAP_NET_ADMIN): net.core.rmem_max would make it too small.
     """
     try:
-        if _is_near(source):
-            source.setsockopt(_socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BULK_BUFFER_BYTES)
-        if many and _is_near(sink):
-            sink.setsockopt(_socket.SOL_SOCKET, _SO_SNDBUFFORCE, _BULK_SEND_BUFFER_BYTES)
+        # struct tcp_info, include/uapi/linux/tcp.h: tcpi_min_rtt in us.
+        info = sock.getsockopt(_socket.IPPROTO_TCP, _socket.TCP_INFO, _MIN_RTT_AT + 4)
+        if len(info) == _MIN_RTT_AT + 4 and int.from_bytes(info[_MIN_RTT_AT:], sys.byteorder) <= _NEAR_US:
+            sock.setsockopt(_socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BULK_BUFFER_BYTES)
     except OSError:
         return  # EPERM mostly; it is an advantage, and not needed
-
-
-def _is_near(sock: _socket.socket) -> bool:
-    # struct tcp_info, include/uapi/linux/tcp.h: tcpi_min_rtt in us.
-    info = sock.getsockopt(_socket.IPPROTO_TCP, _socket.TCP_INFO, _MIN_RTT_AT + 4)
-    return len(info) == _MIN_RTT_AT + 4 and int.from_bytes(info[_MIN_RTT_AT:], sys.byteorder) <= _NEAR_US
 
 
 def is_established(sock: _socket.socket) -> bool:
