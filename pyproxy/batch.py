@@ -133,6 +133,18 @@ class Batch:
         self._used = count
         return count
 
+    def only(self, family: int, ancillary_bytes: int) -> tuple[Hashable, int] | None:
+        """Of a batch of one plain message: its sender, as `senders` has it, and its size; None if it is a train, or it
+        takes more than a look. Most batches of a conversation are such, and it waits for each.
+        """
+        if family != socket.AF_INET or self._controllens[0] != ancillary_bytes:
+            return None
+        if not ancillary_bytes:
+            return self._names4[0], self._lengths[0]
+        if self._spoken4 is None:
+            return None
+        return (self._names4[0], self._spoken4[0]), self._lengths[0]
+
     def sizes(self, count: int) -> list[int]:
         """Bytes of each message."""
         return self._lengths[:count].tolist()
