@@ -172,6 +172,8 @@ class Poller:
                     self._short_waits = 0
                     self._idle_from = began
                     return
+                # Whoever waits for this processor goes first: it may be the one we wait for. Else it costs 0.4 us.
+                os.sched_yield()
             waited = 0.0
 
     def _is_conversation(self, events: list[tuple[int, int]]) -> bool:
