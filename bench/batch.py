@@ -6,10 +6,11 @@ import ctypes
 import os
 import socket
 import struct
+from collections.abc import Sequence
 
 from pyproxy.batch import Iovec, Mmsghdr
 from pyproxy.trains import MAX_BYTES
-from pyproxy.tune import UDP_SEGMENT
+from pyproxy.tune import IP_PKTINFO, UDP_SEGMENT
 
 # Each datagram begins with this; the counter checks it.
 STAMP = b"pyproxy!"
@@ -41,10 +42,12 @@ def with_room(sock: socket.socket) -> socket.socket:
     return sock
 
 
-def _headers(buffer: ctypes.Array[ctypes.c_char], slot: int, length: int) -> tuple[object, ctypes.Array[Mmsghdr]]:
-    iovecs = (Iovec * _BATCH)()
-    headers = (Mmsghdr * _BATCH)()
-    for each in range(_BATCH):
+def _headers(
+    buffer: ctypes.Array[ctypes.c_char], slot: int, length: int, count: int = _BATCH
+) -> tuple[object, ctypes.Array[Mmsghdr]]:
+    iovecs = (Iovec * count)()
+    headers = (Mmsghdr * count)()
+    for each in range(count):
         iovecs[each].base = ctypes.addressof(buffer) + slot * each
         iovecs[each].length = length
         headers[each].hdr.iov = ctypes.addressof(iovecs[each])
@@ -101,6 +104,44 @@ class Sender:
         if taken < 0:
             code = ctypes.get_errno()
             raise OSError(code, os.strerror(code))
+        return int(taken)
+
+
+# Datagrams of so many flows in one call.
+_FLOWS_AT_ONCE = 20
+
+
+class FlowsSender:
+    """The same datagram from each of `sources` in turn, a flow each, to where the socket is connected."""
+
+    def __init__(self, sock: socket.socket, size: int, sources: Sequence[str]) -> None:
+        self._sock = sock
+        self._count = len(sources)
+        self._next = 0
+        self._buffer = ctypes.create_string_buffer(content(size), size)
+        self._iovecs, self._headers = _headers(self._buffer, 0, size, self._count)
+        # The source of each by struct in_pktinfo (ip(7)): a socket and a call for each are slower than some proxies.
+        ancillary = b"".join(
+            struct.pack("@Nii", socket.CMSG_LEN(12), socket.IPPROTO_IP, IP_PKTINFO)
+            + struct.pack("=i4s4x", 0, socket.inet_aton(source)).ljust(
+                socket.CMSG_SPACE(12) - socket.CMSG_LEN(0), b"\0"
+            )
+            for source in sources
+        )
+        self._ancillary = ctypes.create_string_buffer(ancillary, len(ancillary))
+        for each, header in enumerate(self._headers):
+            header.hdr.control = ctypes.addressof(self._ancillary) + each * socket.CMSG_SPACE(12)
+            header.hdr.controllen = socket.CMSG_SPACE(12)
+
+    def send(self) -> int:
+        """Send some; return how many the kernel took."""
+        at = ctypes.addressof(self._headers) + self._next * ctypes.sizeof(Mmsghdr)
+        wanted = min(_FLOWS_AT_ONCE, self._count - self._next)
+        taken = _libc.sendmmsg(self._sock.fileno(), ctypes.c_void_p(at), wanted, 0)
+        if taken < 0:
+            code = ctypes.get_errno()
+            raise OSError(code, os.strerror(code))
+        self._next = (self._next + taken) % self._count
         return int(taken)
 
 

@@ -23,7 +23,7 @@ from typing import Any, Protocol
 import psutil
 
 from bench import usage
-from bench.batch import Receiver, SegmentingSender, Sender, content, with_room
+from bench.batch import FlowsSender, Receiver, SegmentingSender, Sender, content, with_room
 from bench.bulk import DOWN, OPEN, UP, Pump
 from bench.stats import percentile
 
@@ -321,62 +321,47 @@ def bulk(harness: Harness, address: list[Any], streams: int, ways: str, key: str
             harness.say(pump.count())
 
 
-def datagrams(harness: Harness, address: list[Any], size: int, flows: int, segmented: bool = False) -> None:
-    """Send datagrams, taking turns among the flows: from `go` to `pause` as many as go; told `RATE SECONDS`, so many a
-    second for that long, which is answered by how many they were. Delivery is counted elsewhere.
+def datagrams(harness: Harness, address: list[Any], size: int, sources: Sequence[str], segmented: bool = False) -> None:
+    """Send datagrams, as one flow, or from each of the `sources` in turn: from `go` to `pause` as many as go; told
+    `RATE SECONDS`, so many a second for that long, which is answered by how many they were. Delivery is counted
+    elsewhere.
     """
-    sends = _sends(address, size, flows, segmented)
+    sock = _connect_datagrams(address)
+    if sources:
+        send = FlowsSender(sock, size, sources).send
+    elif segmented:
+        send = SegmentingSender(sock, size).send
+    else:
+        send = partial(Sender(sock, size).send, 32)
     poll = select.poll()
     poll.register(harness.fileno(), select.POLLIN)
     harness.say({})
     while (order := harness.heed()) is not None:
         if order[0].isdigit():
             per_s, seconds = map(float, order.split())
-            harness.say({"sent": _paced(sends, per_s, seconds)})
+            harness.say({"sent": _paced(send, per_s, seconds)})
             continue
         harness.say({})
         while order == "go" and not poll.poll(0):
-            _turn(sends)
+            _sent(send)
 
 
-def _paced(sends: list[Callable[[], int]], per_s: float, seconds: float) -> int:
+def _paced(send: Callable[[], int], per_s: float, seconds: float) -> int:
     now = time.perf_counter
     began = now()
     end = began + seconds
     sent = 0
     while (at := now()) < end:
         if sent < (at - began) * per_s:  # else spin, as a sleep is longer than the gap
-            sent += _turn(sends)
+            sent += _sent(send)
     return sent
 
 
-def _sends(address: list[Any], size: int, flows: int, segmented: bool = False) -> list[Callable[[], int]]:
-    data = content(size)
-    sends: list[Callable[[], int]] = []
-    for _ in range(flows):
-        sock = _connect_datagrams(address)
-        if flows > 1:  # one each, in turn: a plain call costs this side the least
-            sends.append(partial(_send_one, sock.send, data))
-        elif segmented:
-            sends.append(SegmentingSender(sock, size).send)
-        else:
-            sends.append(partial(Sender(sock, size).send, 32))
-    return sends
-
-
-def _turn(sends: list[Callable[[], int]]) -> int:
-    sent = 0
-    for send in sends:
-        try:
-            sent += send()
-        except ConnectionRefusedError:
-            continue  # nobody there yet, or a peer that lets errors through
-    return sent
-
-
-def _send_one(send: Callable[[bytes], int], data: bytes) -> int:
-    send(data)
-    return 1
+def _sent(send: Callable[[], int]) -> int:
+    try:
+        return send()
+    except ConnectionRefusedError:
+        return 0  # nobody there yet, or a peer that lets errors through
 
 
 def burst(address: list[Any], size: int, count: int) -> dict[str, float]:

@@ -25,7 +25,7 @@ from bench import usage
 from bench.iperf import bits_per_second
 from bench.peers import Peer, Running
 from bench.stats import percentile
-from bench.world import CLIENT, BenchWorld, LoadError, StayingLoad
+from bench.world import CLIENT, CLIENT_IPS, BenchWorld, LoadError, StayingLoad
 
 Figures = dict[str, float]
 
@@ -342,12 +342,13 @@ class _Saturated(_Datagrams):
 
 
 def saturated(size: int, flows: int, *, segmented: bool = False, ladder: bool = False) -> Begin:
-    """From the client to the container."""
+    """From the client to the container; several flows have a client's address each."""
+    sources = CLIENT_IPS[:flows] if flows > 1 else []
 
     @contextlib.contextmanager
     def begin(world: BenchWorld, running: Running) -> Iterator[Trial]:
         with world.staying_load(
-            "datagrams", _GRACE_S, address=running.address, size=size, flows=flows, segmented=segmented
+            "datagrams", _GRACE_S, address=running.address, size=size, sources=sources, segmented=segmented
         ) as ours:
             trial = _Saturated(world, running, ours, size, ladder=ladder)
             world.datagrams("count")

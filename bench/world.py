@@ -25,6 +25,9 @@ CONTAINER = "daemon1"
 HOST_IP = "10.0.0.27"
 CONTAINER_IP = "172.19.0.2"
 
+# The client's further addresses: to a proxy they are as many clients.
+CLIENT_IPS = [f"10.0.0.{100 + number}" for number in range(1, 101)]
+
 # What serves where in the container.
 ECHO_PORT = 7001
 DATAGRAM_PORT = 7002
@@ -68,6 +71,9 @@ class BenchWorld(ReferenceHost):
         # BBR, say, paces by what it believes of the path, and bulk then goes at 5 or 23 Gbit/s, as it happens.
         for machine in (CLIENT, HOST, CONTAINER):
             self.run("sh", "-c", _DEFAULTS, on=machine)
+        self.run(
+            "ip", "-batch", "-", on=CLIENT, stdin="".join(f"address add {ip}/24 dev eth0\n" for ip in CLIENT_IPS)
+        )  # fmt: skip
         # Thousands of connections a second leave as many in TIME_WAIT: enough ports, and those may be used again.
         for machine in (CLIENT, HOST):
             self.run("sh", "-c", "cd /proc/sys/net/ipv4; echo 1024 65000 >ip_local_port_range; echo 1 >tcp_tw_reuse",
