@@ -17,7 +17,7 @@ import time
 UP = b"u"
 DOWN = b"d"
 
-# What the server answers to UP, so that the client knows when the whole way is open.
+# What the server answers, so that the client knows when the whole way is open.
 OPEN = b"o"
 
 # As much per call as makes the call itself cheap, and still stays in a processor's own cache.
@@ -36,6 +36,7 @@ class Pump:
         self._data = bytes(_CHUNK_BYTES)
         self._buffer = bytearray(_CHUNK_BYTES)
         self._received = 0
+        self.lost = 0  # streams that the other end, or what is between, has ended
 
     def watch(self, fd: int) -> None:
         """Have `turn` tell when this, which is no stream, is readable."""
@@ -92,6 +93,7 @@ class Pump:
                 for some in (*self._senders.values(), *self._receivers.values(), self._going):
                     some.discard(fd)  # the number may be another stream's soon
                 stream.close()
+                self.lost += 1
         return watched
 
     def count(self) -> dict[str, float]:

@@ -22,6 +22,7 @@ import os
 import select
 import signal
 import sys
+from collections.abc import Collection
 from typing import Any
 
 import psutil
@@ -59,12 +60,15 @@ class _Leash:
 class Child:
     """A program that runs. Its owner calls `end`."""
 
-    def __init__(self, what: str, arguments: dict[str, Any], processors: list[int]) -> None:
+    def __init__(
+        self, what: str, arguments: dict[str, Any], processors: list[int], siblings: Collection[Child]
+    ) -> None:
         questions, self._ask = os.pipe()
         self._answers, answers = os.pipe()
         self.pid = os.fork()
         if not self.pid:
-            os.close(self._ask)  # else it would not see its end
+            for child in (self, *siblings):  # else those would not see their end
+                os.close(child._ask)
             os.sched_setaffinity(0, processors)
             _run(what, arguments, _Leash(questions, answers))
             os._exit(0)
@@ -115,7 +119,6 @@ def _run(what: str, arguments: dict[str, Any], leash: _Leash) -> None:
 
 def serve() -> None:
     gc.disable()  # a collection would look like the proxy's latency; a program leaves nothing behind anyway
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the harness, which then ends this
     children: dict[str, Child] = {}
     print(json.dumps({}), flush=True)
     for line in sys.stdin:
@@ -125,7 +128,7 @@ def serve() -> None:
         stays = "ask" in request
         try:
             if "run" in request:
-                children[name] = Child(request["run"], request["arguments"], request["processors"])
+                children[name] = Child(request["run"], request["arguments"], request["processors"], children.values())
                 found = children[name].answer(request["within_s"])
                 stays = request["run"] in STAYING
             elif stays:

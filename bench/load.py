@@ -71,27 +71,34 @@ def exchange(
         _in_turns(harness, partial(_at_once, clients, data), roots)
 
 
-def _in_turns(harness: Harness, run: Run, roots: Sequence[int], warm_s: float = _WARM_S) -> None:
+def _in_turns(
+    harness: Harness,
+    run: Run,
+    roots: Sequence[int],
+    warm_s: float = _WARM_S,
+    clear_up: Callable[[], None] = lambda: None,
+) -> None:
     """A program's life: each order is how many seconds to run, or `figures`: of all turns together, rate, percentiles,
-    of how many, and the CPU of `roots` and theirs.
+    of how many, and the CPU of `roots` and theirs. `clear_up` follows each run, and is not of its time.
     """
+    processes = [psutil.Process(pid) for pid in roots]
     latencies: list[float] = []
     took = spent = 0.0
-    run(0)  # some peers load half of themselves for their first client only
     run(warm_s)
+    clear_up()
     harness.say({})
     while (order := harness.heed()) is not None:
         if order == "figures":
             harness.say(_sorted_out(latencies, took, spent if roots else None))
             continue
-        seconds = float(order)
-        processes = usage.trees([psutil.Process(pid) for pid in roots])
         run(_SETTLE_S)
-        before = usage.cpu(processes)
-        found = run(seconds)
-        spent += usage.cpu(processes).since(before).total
-        latencies += found
-        took += seconds
+        before = usage.cpu(usage.trees(processes))
+        began = time.perf_counter()
+        latencies += run(float(order))
+        took += time.perf_counter() - began  # what was under way at the end of its time is counted, and waited for
+        # Who has been born meanwhile counts in full.
+        spent += usage.cpu(usage.trees(processes)).since(before).total
+        clear_up()
         harness.say({})
 
 
@@ -131,23 +138,33 @@ def beside_bulk(harness: Harness, address: list[Any], size: int, roots: Sequence
 
     def run(seconds: float) -> list[float]:
         stop = threading.Event()
+        failed: list[OSError] = []
 
         def send() -> None:
             chunk = b"s" * (1 << 18)
-            while not stop.is_set():
-                bulk.sendall(chunk)
+            try:
+                while not stop.is_set():
+                    bulk.sendall(chunk)
+            except OSError as exc:
+                failed.append(exc)
 
         sender = threading.Thread(target=send)
         sender.start()
         try:
-            return _one_by_one(client, data, 0, seconds)
+            found = _one_by_one(client, data, 0, seconds)
         finally:
             stop.set()
             sender.join()
-            while int.from_bytes(fcntl.ioctl(bulk, termios.TIOCOUTQ, bytes(4)), sys.byteorder):  # tcp(7), SIOCOUTQ
-                time.sleep(1e-3)  # what is still to be sent would meet the next one's turn
+        if failed:
+            raise failed[0]
+        return found
 
-    _in_turns(harness, run, roots)
+    def clear_up() -> None:
+        """What is still to be sent would meet the next one's turn."""
+        while int.from_bytes(fcntl.ioctl(bulk, termios.TIOCOUTQ, bytes(4)), sys.byteorder):  # tcp(7), SIOCOUTQ
+            time.sleep(1e-3)
+
+    _in_turns(harness, run, roots, clear_up=clear_up)
 
 
 def knock(proto: str, address: list[Any]) -> dict[str, float]:
@@ -314,6 +331,8 @@ def bulk(harness: Harness, address: list[Any], streams: int, ways: str, key: str
         if pump.turn():
             if (order := harness.heed()) is None:
                 return pump.end(key.encode())
+            if pump.lost:
+                raise AssertionError(f"{pump.lost} of {len(opened)} streams have ended by themselves")
             if order == "go":
                 pump.go(key.encode())
             elif order == "pause":

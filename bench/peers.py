@@ -1,7 +1,7 @@
 """What is measured against: how each proxy is started before the container, and stopped.
 
 `direct` and `dnat` are no proxies: the client speaks to the container, or the kernel rewrites its packets. Every
-other peer runs on the host namespace, new for each cell, and is ended with it.
+other peer runs on the host namespace, new for each round of a scenario, and is ended with it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A run: round by round, scenario by scenario, turn by turn.
 
-A round takes all scenarios in turn. In each it starts all peers anew, and then they take short turns, A B C A B C, each
-beginning with another of them (bench/trials.py says why). Turns take what the machine does out of the ratios; rounds
+A round takes all scenarios in turn. In each it starts all peers anew, and then they take short turns, A B C, C B A,
+B C A and so on (`turns_order`; bench/trials.py says why). Turns take what the machine does out of the ratios; rounds
 differ by what runs differ by, a process's own luck: where its memory lies, which processor it got. So the spread of
 rounds says how far another run may be off.
 
@@ -14,9 +14,9 @@ import contextlib
 import itertools
 import subprocess
 import time
-from collections import deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Self
 
 import psutil
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -49,8 +49,8 @@ _MOST_ROUNDS = 20
 _BUDGET_S = 9 * 60
 _BUDGET_QUICK_S = 105
 
-# Of the turns of others than the first three peers, one in so many is left out.
-_LEFT_OUT = 2
+# Of a scenario's turns other peers than the first three have one in so many.
+_ONE_IN = 2
 
 _FIRST_PORT = 9000
 
@@ -177,35 +177,83 @@ def measure_round(
 ) -> tuple[dict[str, Figures], dict[str, Exception]]:
     """All peers started, measured in turns, ended: their figures, and one of CELL_ERRORS of each that failed."""
     found: dict[str, Figures] = {}
-    errors: dict[str, Exception] = {}
-
-    @contextlib.contextmanager
-    def failing(peer: Peer) -> Iterator[None]:
-        try:
-            yield
-        except CELL_ERRORS as exc:
-            errors.setdefault(peer.name, exc)
-
     with contextlib.ExitStack() as stack:
         if scenario.apart:
             stack.enter_context(world.apart())
-        trials: dict[Peer, Trial] = {}
+        runners = {peer.name: stack.enter_context(_Runner()) for peer in peers}
         for number, peer in enumerate(peers):
-            stack.enter_context(failing(peer))  # what goes wrong when it is ended is its own fault too
-            with failing(peer):
-                trials[peer] = _begin(stack, world, scenario, peer, _FIRST_PORT + number)
-        order = deque(trials)
+            runners[peer.name].begin(world, scenario, peer, _FIRST_PORT + number)
         for turn in range(scenario.turns):
-            for peer in order:
-                if peer.name not in errors and (peer.name in QUICK or turn % _LEFT_OUT == 0):
-                    with failing(peer):
-                        trials[peer].turn(seconds * scenario.longer)
-            order.rotate(-1)
-        for peer in order:
-            if peer.name not in errors:
-                with failing(peer):
-                    found[peer.name] = trials[peer].figures()
+            for name in turns_order(list(runners), turn):
+                if name in QUICK or turn % _ONE_IN == 0:
+                    runners[name].turn(seconds * scenario.longer)
+        for name, runner in runners.items():
+            if (figures := runner.figures()) is not None:
+                found[name] = figures
+    errors = {name: runner.error for name, runner in runners.items() if runner.error is not None}
     return {name: figures for name, figures in found.items() if name not in errors}, errors
+
+
+def turns_order(names: Sequence[str], turn: int) -> list[str]:
+    """Each is first in turn; and every second turn goes backwards, so that who follows whom is not always the same: to
+    the next one goes what one leaves behind.
+    """
+    first = turn // 2 % len(names)
+    order = [*names[first:], *names[:first]]
+    return order[::-1] if turn % 2 else order
+
+
+class _Runner:
+    """A peer's part in a round, from its start to its end, which is at once if it fails. Use as a context manager."""
+
+    def __init__(self) -> None:
+        self.error: Exception | None = None
+        self._stack = contextlib.ExitStack()
+        self._trial: Trial | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with self._failing():  # what goes wrong when it is ended is its own fault too
+            self._stack.close()
+
+    def begin(self, world: BenchWorld, scenario: Scenario, peer: Peer, port: int) -> None:
+        with self._failing():
+            self._trial = _begin(self._stack, world, scenario, peer, port)
+
+    def turn(self, seconds: float) -> None:
+        if self.error is None and self._trial is not None:
+            with self._failing():
+                self._trial.turn(seconds)
+
+    def figures(self) -> Figures | None:
+        if self.error is None and self._trial is not None:
+            with self._failing():
+                return self._trial.figures()
+        return None
+
+    @contextlib.contextmanager
+    def _failing(self) -> Iterator[None]:
+        try:
+            yield
+        except CELL_ERRORS as exc:
+            if (interrupt := _interrupt_behind(exc)) is not None:
+                raise interrupt from None
+            first = self.error is None
+            self.error = self.error or exc
+            if first:  # it must not go on beside the others
+                with self._failing():
+                    self._stack.close()
+
+
+def _interrupt_behind(exc: BaseException | None) -> KeyboardInterrupt | None:
+    """Ctrl-C, if what is raised now came up while it was on its way."""
+    while exc is not None:
+        if isinstance(exc, KeyboardInterrupt):
+            return exc
+        exc = exc.__context__
+    return None
 
 
 def _begin(stack: contextlib.ExitStack, world: BenchWorld, scenario: Scenario, peer: Peer, port: int) -> Trial:

@@ -179,13 +179,13 @@ def _all() -> list[Scenario]:
             Scenario(f"idle-{connections}", f"{connections} idle TCP connections", "tcp", ECHO_PORT,
                      (*memory, "held") if connections == 1000 else ("held", *memory), trials.idle(connections), "idle",
                      connections, quick=connections == 1000, turns=0,
-                     most_rounds=5 if connections == 1000 else 2, without=() if connections == 1000 else _WITHOUT)
+                     most_rounds=5 if connections == 1000 else 1, without=() if connections == 1000 else _WITHOUT)
         )  # fmt: skip
     for ports in (1, 10, 100, 1000):
         found.append(
             Scenario(f"ports-{ports}", f"{ports} published port{'s' * (ports > 1)}", "tcp", 0,
                      ("publish_s", *memory, "processes"), None, "ports", ports, quick=ports == 10, turns=0,
-                     most_rounds=5 if ports < 1000 else 2, begin_command=trials.publish(ports))
+                     most_rounds=5 if ports < 1000 else 1, begin_command=trials.publish(ports))
         )  # fmt: skip
     found.append(
         Scenario("start", "Start of one proxy", "tcp", 0, ("answer_p50_ms", "answer_to_python", "answer_p99_ms"), None,

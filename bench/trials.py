@@ -118,10 +118,10 @@ class _Count(NamedTuple):
 
 
 # A stream or flood goes on for so long before it is counted, until all buffers on its way are as full as they get.
-# Those of a connection take some 10 MB at 2 GB/s: 64 are steady after 0.3 s, and until then what the proxy moves is not
-# what arrives (bench/NOTES.md).
-_RAMP_S = 0.008
-_RAMP_MORE_S = 0.005  # for each connection
+# Eight are steady at once; 64 after 0.3 s, and until then what the proxy moves is not what arrives (bench/NOTES.md).
+_RAMP_S = 0.01
+_RAMP_MORE_S = 0.005  # for each connection beyond so many:
+_STEADY_AT_ONCE = 8
 
 # Nothing has come for so long: none is on its way any more.
 _QUIET_S = 0.004
@@ -142,7 +142,7 @@ class _Flow:
         self._go = go
         self._pause = pause
         self._read = read
-        self._ramp_s = _RAMP_S + connections * _RAMP_MORE_S
+        self._ramp_s = _RAMP_S + max(0, connections - _STEADY_AT_ONCE) * _RAMP_MORE_S
         self._arrived = 0.0  # each end's own, by its own time
         self._took_s = 0.0
         self._spent = self._machine = 0.0
@@ -156,18 +156,22 @@ class _Flow:
         self._wait_until_quiet()
 
     def turn(self, seconds: float) -> None:
-        processes = usage.trees(self._running.processes)
+        roots = self._running.processes
         self._go()
         try:
             time.sleep(self._ramp_s)
-            cpu, first = usage.cpu(processes), self._read()
+            cpu, first = usage.cpu(usage.trees(roots)), self._read()
             time.sleep(seconds)
-            spent, last = usage.cpu(processes).since(cpu), self._read()
+            # Who has been born meanwhile counts in full.
+            spent, last = usage.cpu(usage.trees(roots)).since(cpu), self._read()
         finally:
             self._pause()
         self._wait_until_quiet()
         # Counters and clocks are read one after the other, so each is taken by its own time.
-        self._arrived += seconds * sum((b.amount - a.amount) / (b.at - a.at) for a, b in zip(first, last, strict=True))
+        rate = sum((b.amount - a.amount) / (b.at - a.at) for a, b in zip(first, last, strict=True))
+        if not rate:
+            raise LoadError("nothing arrived")
+        self._arrived += seconds * rate
         self._spent += seconds * spent.total / spent.at
         self._machine += seconds * spent.machine / spent.at
         self._took_s += seconds
@@ -184,8 +188,6 @@ class _Flow:
 
     def rate(self) -> tuple[float, dict[str, float]]:
         """What arrives a second; and the CPU seconds spent on each."""
-        if not self._arrived:
-            raise LoadError("nothing arrived")
         each = {"machine": self._machine / self._arrived}
         if self._running.processes:
             each["total"] = self._spent / self._arrived
@@ -291,6 +293,10 @@ def _undamaged(counted: dict[str, Any], size: int) -> _Count:
 # The ladder: the interval between a rate that passes and one that does not is halved so often, to 4 % of the first.
 _STEPS = 5
 _PASSES = 0.01  # lost
+# What comes later than so long after the last has been sent had piled up in a buffer. A rate that only a buffer takes,
+# for the time of a step, is not carried.
+_LATE_S = 0.004
+_STEP_S = 0.05
 
 
 class _Saturated(_Datagrams):
@@ -322,9 +328,12 @@ class _Saturated(_Datagrams):
     def _step(self, seconds: float) -> None:
         self._fails = self._fails or 1.25 * self.rate()[0]
         rate = (self._passes + self._fails) / 2
+        seconds = max(seconds, _STEP_S)
         self._world.datagrams("count")
         sent = self._ours.ask(f"{rate} {seconds}")["sent"]
-        arrived = counted(self._world, self._size, sent)
+        time.sleep(_LATE_S)
+        arrived = _undamaged(self._world.datagrams(), self._size).amount
+        counted(self._world, self._size, sent)
         if arrived >= sent * (1 - _PASSES):
             self._passes, self._best = rate, max(self._best, arrived / seconds)
         else:

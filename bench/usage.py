@@ -39,6 +39,9 @@ class Memory(NamedTuple):
 
 def trees(roots: Sequence[psutil.Process]) -> list[psutil.Process]:
     """The processes and all their descendants. psutil.NoSuchProcess if one of `roots` has ended."""
+    for root in roots:
+        if not root.is_running():
+            raise psutil.NoSuchProcess(root.pid)
     found = {root.pid: root for root in roots}
     waiting = list(found)
     while waiting:
@@ -53,9 +56,10 @@ def trees(roots: Sequence[psutil.Process]) -> list[psutil.Process]:
 def _children(pid: int) -> list[int]:
     """As the kernel lists them (proc(5), /proc/PID/task/TID/children): psutil looks at every process of the machine."""
     found: list[int] = []
-    for task in Path(f"/proc/{pid}/task").glob("*/children"):
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # the thread has ended
-            found += map(int, task.read_text().split())
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has ended
+        for task in os.listdir(f"/proc/{pid}/task"):
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # the thread has
+                found += map(int, Path(f"/proc/{pid}/task/{task}/children").read_text().split())
     return found
 
 

@@ -152,8 +152,9 @@ class DatagramRelay:
         except OSError as exc:
             self._drop("host socket", exc, 1)
             return
-        if count == 1 and (only := batch.only(self._sock.family, self._ancillary_bytes)) is not None:
-            self._from_client(only[0], _ONLY, [only[1]], None, time.monotonic())
+        if count == 1 and (size := batch.only_size(self._ancillary_bytes)) is not None:
+            name = batch.only_sender(self._sock.family, self._ancillary_bytes)
+            self._from_client(name, _ONLY, [size], None, time.monotonic())
             return
         sizes = batch.sizes(count)
         segments = batch.segments(count, self._ancillary_bytes)
@@ -255,8 +256,8 @@ class DatagramRelay:
                 self._unreachable(exc)
                 continue
             self._flows.touch(flow.key, time.monotonic())
-            if count == 1 and (only := batch.only(socket.AF_INET, 0)) is not None:
-                datagrams, size = self._pass_on(flow.down, _ONLY, [only[1]], None)
+            if count == 1 and (only := batch.only_size(0)) is not None:
+                datagrams, size = self._pass_on(flow.down, _ONLY, [only], None)
             else:
                 datagrams, size = self._pass_on(flow.down, range(count), batch.sizes(count), batch.segments(count, 0))
             self._counters.datagrams_down += datagrams

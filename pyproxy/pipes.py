@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import functools
 import os
 
 # The most that one splice moves, and what a pipe can hold. The larger, the fewer acknowledgements and wake-ups for each
@@ -28,9 +27,11 @@ _KEPT = 16
 class Pipes:
     """A pool of empty pipes, each a (read, write) pair of descriptors. `close` closes those that are not lent."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, unlimited: bool | None = None) -> None:
+        """`unlimited`: whether no limit of a user's applies to this process (default: as it finds)."""
         self._free: list[tuple[int, int]] = []
         self._lent = 0
+        self._unlimited = unlimited
 
     def borrow(self) -> tuple[int, int] | None:
         """Return an empty, non-blocking pipe, or None when there are no descriptors for one: copying still works."""
@@ -44,9 +45,16 @@ class Pipes:
         self._lent += 1
         # EPERM: beyond this user's pipe-user-pages-soft (pipe(7)); the size it has will do.
         with contextlib.suppress(OSError):
-            later = self._lent > _UNQUESTIONED and not _is_unlimited()
-            fcntl.fcntl(pipe[1], fcntl.F_SETPIPE_SZ, _LATER_BYTES if later else CHUNK_BYTES)
+            fcntl.fcntl(pipe[1], fcntl.F_SETPIPE_SZ, self._size())
         return pipe
+
+    def _size(self) -> int:
+        if self._lent > _UNQUESTIONED:
+            if self._unlimited is None:
+                self._unlimited = _is_unlimited()
+            if not self._unlimited:
+                return _LATER_BYTES
+        return CHUNK_BYTES
 
     def give_back(self, pipe: tuple[int, int], *, empty: bool) -> None:
         """Take a pipe back, or close it: bytes that it still holds belong to nobody else."""
@@ -69,9 +77,10 @@ class Pipes:
                 os.close(fd)
 
 
-@functools.cache
 def _is_unlimited() -> bool:
-    """Whether this process has CAP_SYS_RESOURCE (capability 24 of include/uapi/linux/capability.h)."""
-    with open("/proc/self/status") as status:
+    """Whether this process has CAP_SYS_RESOURCE (capability 24 of include/uapi/linux/capability.h), and has it of the
+    machine's own user namespace, which is what counts (fs/pipe.c, pipe_is_unprivileged_user). OSError.
+    """
+    with open("/proc/self/status") as status, open("/proc/self/uid_map") as users:
         effective = next(line.split()[1] for line in status if line.startswith("CapEff:"))
-    return bool(int(effective, 16) >> 24 & 1)
+        return bool(int(effective, 16) >> 24 & 1) and users.read().split() == ["0", "0", "4294967295"]

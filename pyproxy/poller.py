@@ -167,13 +167,14 @@ class Poller:
             self._spun = True
             began, until = after, after + self._busy_poll_s
             while not (events := self._dispatch()):
-                began = now()
-                if began > until:
+                looked = now()
+                if looked > until:
                     self._short_waits = 0
-                    self._idle_from = began
+                    self._idle_from = looked
                     return
                 # Whoever waits for this processor goes first: it may be the one we wait for. Else it costs 0.4 us.
                 os.sched_yield()
+                began = now()  # the time of others is none of our turn's
             waited = 0.0
 
     def _is_conversation(self, events: list[tuple[int, int]]) -> bool:

@@ -71,6 +71,10 @@ def test_one_sender_has_one_name_in_a_batch_whatever_it_sends(
             by_name = {name: by for name, (by, _, _) in zip(names, sent, strict=True)}
             assert [by_name[name] for name in names] == [by for by, _, _ in sent]
             assert len(by_name) == len({by for by, _, _ in sent})
+            # One by itself is looked at without lists, and must be called the same.
+            first = batch.only_size(ancillary_bytes)
+            assert first == (None if sent[0][1] else len(sent[0][2]))
+            assert first is None or segments is not None or batch.only_sender(sock.family, ancillary_bytes) == names[0]
 
 
 def test_who_speaks_to_two_addresses_has_two_names(batch: Batch) -> None:

@@ -66,6 +66,7 @@ class World:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            process_group=0,  # Ctrl-C is for whoever made this, who then ends it
         )
         assert self._holder.stdout is not None
         said = self._holder.stdout.readline()
@@ -129,7 +130,9 @@ class World:
         stderr: int | None = subprocess.PIPE,
     ) -> subprocess.Popen[str]:
         """Start in the background. It is ended with the world, if it has not ended by then."""
-        process = subprocess.Popen(self.command(*command, on=on), stdin=stdin, stdout=stdout, stderr=stderr, text=True)
+        process = subprocess.Popen(
+            self.command(*command, on=on), stdin=stdin, stdout=stdout, stderr=stderr, text=True, process_group=0
+        )
         self._processes.append(process)
         return process
 
