@@ -54,24 +54,25 @@ def compare(first: Run, second: Run, peers: Collection[str]) -> Iterator[Compare
 
 def print_comparison(first: Run, second: Run, peers: Collection[str], console: Console) -> None:
     found = list(compare(first, second, peers))
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    for heading in ("scenario", "figure", "peer"):
+    several = len({each.peer for each in found}) > 1
+    table = Table(box=None, padding=(0, 1, 0, 0))  # with one peer it fits a terminal of 80 columns
+    for heading in ("scenario", "figure", *["peer"] * several):
         table.add_column(heading, no_wrap=True)
-    for heading in ("first", "second", "second to first"):
+    for heading in ("first", "second", "change"):
         table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("")
+    table.add_column("", no_wrap=True)
     for each in found:
         change = f"{each.second.median / each.first.median:.2f}" if each.first.median else ""
         table.add_row(
             each.scenario,
             f"[bold]{each.figure}[/bold]" if each.is_primary else each.figure,
-            each.peer,
-            ratio(each.first),
-            ratio(each.second),
+            *[each.peer] * several,
+            _short(each.first),
+            _short(each.second),
             change,
             "" if each.agree else "differ",
         )
-    console.print(f"Ratios to {BASE}, medians, with the interval that holds the true one in 9 runs of 10.")
+    console.print(f"Ratios to {BASE}, medians of {first.started} and {second.started}; `?`: of a wide interval.")
     console.print(table)
     for words, some in (("primary figures (bold)", [each for each in found if each.is_primary]), ("all", found)):
         certain = [each for each in some if each.is_certain]
@@ -79,6 +80,11 @@ def print_comparison(first: Run, second: Run, peers: Collection[str], console: C
             f"{_agreeing(some)} {words} agree within {AGREE:.0%}; without those that either run marks `?`:"
             f" {_agreeing(certain)}; intervals that meet: {sum(each.meet for each in some)}"
         )
+
+
+def _short(summary: Summary) -> str:
+    """Without its interval, which would not leave room for two."""
+    return ratio(summary).partition(" (")[0]
 
 
 def _agreeing(some: list[Compared]) -> str:

@@ -34,8 +34,8 @@ _HANG_S = 5
 
 # As long as everything goes, before a program's first turn: for caches, windows, and a proxy that adapts to its load.
 _WARM_S = 0.1
-# And where it may take further processes to its help, which takes pyproxy 0.2 s.
-_WARM_CONNECTING_S = 0.3
+# And where it may take further processes to its help, which takes pyproxy 0.3 s from when its event loop is imported.
+_WARM_CONNECTING_S = 0.6
 # At the beginning of a turn, uncounted: what slept through those of the others is awake, and no longer cold.
 _SETTLE_S = 0.004
 

@@ -86,6 +86,9 @@ class Scenario(NamedTuple):
         return self.begin_command is None or (peer.command is not None and not peer.starts_as_another)
 
 
+# How many turns, and how much longer ones, by streams: many take long until they are steady.
+_BULK_TURNS = {1: (10, 1), 8: (4, 3), 64: (2, 8)}
+
 # Where connections are many, and long to open. Ten thousand processes of socat take most of a minute.
 _WITHOUT = ("dnat", "pyproxy-asyncio", "socat")
 
@@ -110,12 +113,12 @@ def _all() -> list[Scenario]:
                     "tcp", BULK_PORT, bulk, trials.bulk(streams, ways), f"tcp-bulk-{way}", streams,
                     quick=streams == 1 and way != "both", primary=("bits_per_s", "cpu_s_per_gb"),
                     without=_WITHOUT if streams == 64 else (),
-                    turns=10 if streams < 64 else 2, longer=1 if streams < 64 else 8,
+                    turns=_BULK_TURNS[streams][0], longer=_BULK_TURNS[streams][1],
                 )
             )  # fmt: skip
     found.append(
         Scenario("tcp-bulk-iperf3", "TCP bulk, client to container, 1 stream, by iperf3", "tcp", IPERF_PORT,
-                 ("bits_per_s",), trials.alone(trials.iperf), turns=0, most_rounds=5,
+                 ("bits_per_s",), trials.alone(trials.iperf), turns=0, most_rounds=3,
                  without=(*_WITHOUT, "pyproxy-engine", "nginx", "haproxy", "socket-proxyd"))
     )  # fmt: skip
     for size in (64, 4096):
@@ -137,7 +140,7 @@ def _all() -> list[Scenario]:
     )  # fmt: skip
     found.append(
         Scenario("tcp-exchange-beside", "TCP request and response, 64 B, beside a bulk stream", "tcp", MIXED_PORT,
-                 ("p50_us", "p99_us", "per_s"), trials.talk("beside_bulk", 64), primary=("p50_us", "p99_us"))
+                 ("p50_us", "p99_us", "per_s"), trials.talk("beside_bulk", 64), longer=2, primary=("p50_us", "p99_us"))
     )  # fmt: skip
     found.append(
         Scenario("tcp-connect", "TCP connect, request, close; 16 at once", "tcp", ECHO_PORT, rate,
@@ -154,7 +157,8 @@ def _all() -> list[Scenario]:
                     f"udp-bulk-{size}-{flows}",
                     f"UDP, {size} B, {flows} flow{'s' * (flows > 1)}",
                     "udp", DATAGRAM_PORT, ("delivered_per_s", "lossless_per_s", "cpu_s_per_million"),
-                    trials.saturated(size, flows, ladder=True), f"udp-bulk-{size}", flows, quick=flows == 1,
+                    trials.saturated(size, flows, ladder=True),
+                    f"udp-bulk-{size}", flows, quick=flows == 1, longer=2 if flows == 1 else 1,
                     primary=delivered if flows == 1 else delivered[:1],
                 )
             )  # fmt: skip
@@ -185,7 +189,7 @@ def _all() -> list[Scenario]:
         found.append(
             Scenario(f"ports-{ports}", f"{ports} published port{'s' * (ports > 1)}", "tcp", 0,
                      ("publish_s", *memory, "processes"), None, "ports", ports, quick=ports == 10, turns=0,
-                     most_rounds=5 if ports < 1000 else 1, begin_command=trials.publish(ports))
+                     most_rounds=5 if ports < 100 else 2 if ports < 1000 else 1, begin_command=trials.publish(ports))
         )  # fmt: skip
     found.append(
         Scenario("start", "Start of one proxy", "tcp", 0, ("answer_p50_ms", "answer_to_python", "answer_p99_ms"), None,

@@ -117,11 +117,10 @@ class _Count(NamedTuple):
     at: float
 
 
-# A stream or flood goes on for so long before it is counted, until all buffers on its way are as full as they get.
-# Eight are steady at once; 64 after 0.3 s, and until then what the proxy moves is not what arrives (bench/NOTES.md).
+# A stream or flood goes on for so long before it is counted, until all buffers on its way are as full as they get:
+# those of 64 streams after 0.3 s. Until then what the proxy moves is not what arrives (bench/NOTES.md).
 _RAMP_S = 0.01
-_RAMP_MORE_S = 0.005  # for each connection beyond so many:
-_STEADY_AT_ONCE = 8
+_RAMP_MORE_S = 0.005  # for each connection
 
 # Nothing has come for so long: none is on its way any more.
 _QUIET_S = 0.004
@@ -142,7 +141,7 @@ class _Flow:
         self._go = go
         self._pause = pause
         self._read = read
-        self._ramp_s = _RAMP_S + max(0, connections - _STEADY_AT_ONCE) * _RAMP_MORE_S
+        self._ramp_s = _RAMP_S + connections * _RAMP_MORE_S
         self._arrived = 0.0  # each end's own, by its own time
         self._took_s = 0.0
         self._spent = self._machine = 0.0
