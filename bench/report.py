@@ -40,12 +40,15 @@ def rows(run: Run, *, first_figures: bool = False) -> Iterator[Row]:
             continue
         for name in scenario.figures[:1] if first_figures else scenario.figures:
             base, limit = (run.values(scenario.name, peer, name) for peer in (BASE, LIMIT))
+            figure = FIGURES[name]
             for peer in run.cells[scenario.name]:
                 values = run.values(scenario.name, peer, name)
                 value = summarize(values)
                 if value is not None:
-                    yield Row(scenario, name, FIGURES[name], peer, value, ratios(values, base), ratios(values, limit),
-                              is_noisy(limit))  # fmt: skip
+                    to_base, to_limit = (
+                        (None, None) if figure.is_extreme else (ratios(values, base), ratios(values, limit))
+                    )
+                    yield Row(scenario, name, figure, peer, value, to_base, to_limit, is_noisy(limit))
 
 
 def number(value: float) -> str:

@@ -4,7 +4,7 @@ One system call takes what has come, up to `SLOTS` datagrams, each whole in a sl
 ancillary data. A train of datagrams that the kernel kept joined (UDP_GRO) comes as one, with its segment size.
 
 One batch serves a whole process: it is empty whenever no handler runs, and only one runs at a time. Pages of a slot
-that no datagram has reached cost nothing.
+that no datagram has reached cost nothing; those of a burst are given back when the last flow has ended.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class Batch:
     """`receive`, then look at messages 0 to count - 1 until the next `receive`."""
 
     def __init__(self) -> None:
-        arena = mmap.mmap(-1, SLOTS * _SLOT, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        self._arena = arena = mmap.mmap(-1, SLOTS * _SLOT, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         with contextlib.suppress(OSError):  # a kernel without huge pages
             arena.madvise(mmap.MADV_NOHUGEPAGE)  # else the first datagram would cost 2 MiB
         # The memory outlives every view of it: it is the process's.
@@ -133,6 +133,10 @@ class Batch:
             raise OSError(code, os.strerror(code))
         self._used = count
         return count
+
+    def give_back(self) -> None:
+        """Give the memory of the slots back to the kernel, until datagrams reach them again."""
+        self._arena.madvise(mmap.MADV_DONTNEED)
 
     def only_size(self, ancillary_bytes: int) -> int | None:
         """Bytes of the one message of a batch of one; None if it is a train. Most batches of a conversation are of one

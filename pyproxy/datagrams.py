@@ -351,6 +351,8 @@ class DatagramRelay:
         for flow in self._flows.expire(now):
             self._counters.flows_expired += 1
             self._end(flow)
+        if not len(self._flows):
+            self._batch.give_back()
         self._expire_later(now)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import random
 import select
@@ -75,6 +76,33 @@ def test_one_sender_has_one_name_in_a_batch_whatever_it_sends(
             first = batch.only_size(ancillary_bytes)
             assert first == (None if sent[0][1] else len(sent[0][2]))
             assert first is None or segments is not None or batch.only_sender(sock.family, ancillary_bytes) == names[0]
+
+
+def test_the_memory_of_a_burst_is_given_back(batch: Batch) -> None:
+    def resident() -> int:
+        """Kilobytes of the slots (proc_pid_smaps(5)): the mapping that their first byte is in."""
+        at = ctypes.addressof(ctypes.c_char.from_buffer(batch.slots[0]))
+        found = False
+        with open("/proc/self/smaps") as mappings:
+            for line in mappings:
+                first, _, rest = line.partition(" ")
+                if "-" in first and ":" not in first:
+                    low, high = (int(number, 16) for number in first.split("-"))
+                    found = low <= at < high
+                elif found and first == "Rss:":
+                    return int(rest.split()[0])
+        raise AssertionError
+
+    with receiver("127.0.0.1") as sock, sender(sock, "127.0.0.1") as client:
+        for _ in range(100):
+            client.send(b"x" * 100)
+        assert batch.receive(sock.fileno()) == 100
+        assert resident() >= 400
+        batch.give_back()
+        assert resident() < 100
+        client.send(b"again")
+        assert batch.receive(sock.fileno()) == 1
+        assert bytes(batch.slots[0][:5]) == b"again"
 
 
 def test_who_speaks_to_two_addresses_has_two_names(batch: Batch) -> None:

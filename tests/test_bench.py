@@ -223,6 +223,14 @@ def test_the_report_compares_round_by_round_and_says_what_failed() -> None:
     assert "Failed: tcp-connect: direct: LoadError: hangs" in text
 
 
+def test_of_extremes_no_ratio_is_told() -> None:
+    cells = {"p50_us": 50.0, "p99_us": 100.0, "p999_us": 1000.0}
+    run = new_run(udp_ping={"pyproxy": [cells] * 5, "docker-proxy": [cells] * 5})
+    assert {row.name for row in rows(run) if row.to_base is not None} == {"p50_us", "p99_us"}
+    assert "| p99.9, less is better | pyproxy | 1,000 us |  |  |" in markdown(run)
+    assert {each.figure for each in compare(run, run, ["pyproxy"])} == {"p50_us", "p99_us"}
+
+
 def test_the_report_says_who_could_not_hold_all_connections() -> None:
     held = {"pyproxy": 9_900.0, "docker-proxy": 3_317.0, "direct": 9_900.0}
     run = new_run(idle_10000={peer: [{"held": count}] for peer, count in held.items()})
