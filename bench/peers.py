@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import psutil
 
-from bench.world import CONTAINER_IP, HOST_IP, BenchWorld, LoadError
+from bench.world import CONTAINER_IP, DNAT_IP, HOST_IP, BenchWorld, LoadError
 from tests.lab.namespaces import HOST
 
 _BUILD = Path(__file__).parents[1] / "build"
@@ -93,7 +93,9 @@ class Dnat(Peer):
 
     @contextlib.contextmanager
     def before(self, world: BenchWorld, proto: str, host_port: int, container_port: int) -> Iterator[Running]:
-        to = f"--to-destination {CONTAINER_IP}:{container_port}"
+        # The datagram server answers from the container's first address, whomever it was spoken to as.
+        ip = DNAT_IP if proto == "tcp" else CONTAINER_IP
+        to = f"--to-destination {ip}:{container_port}"
         rules = f"*nat\n-A PREROUTING -d {HOST_IP} -p {proto} -m {proto} --dport {host_port} -j DNAT {to}\nCOMMIT\n"
         world.run("iptables-restore", stdin=rules)
         try:

@@ -88,7 +88,10 @@ def _clock(pid: int) -> float:
 
 
 def memory(roots: Sequence[psutil.Process]) -> Memory:
-    full = [process.memory_full_info() for process in trees(roots)]
+    full = []
+    for process in trees(roots):
+        with contextlib.suppress(psutil.NoSuchProcess):  # it has ended
+            full.append(process.memory_full_info())
     return Memory(sum(m.uss for m in full), sum(m.pss for m in full), sum(m.rss for m in full), len(full))
 
 

@@ -25,6 +25,10 @@ CONTAINER = "daemon1"
 HOST_IP = "10.0.0.27"
 CONTAINER_IP = "172.19.0.2"
 
+# Another of the container's addresses, for the kernel's DNAT: it and a direct connection, of the same client's port by
+# chance, would else be one and the same to the container, which resets it.
+DNAT_IP = "172.19.0.200"
+
 # The client's further addresses: to a proxy they are as many clients.
 CLIENT_IPS = [f"10.0.0.{100 + number}" for number in range(1, 101)]
 
@@ -74,6 +78,7 @@ class BenchWorld(ReferenceHost):
         self.run(
             "ip", "-batch", "-", on=CLIENT, stdin="".join(f"address add {ip}/24 dev eth0\n" for ip in CLIENT_IPS)
         )  # fmt: skip
+        self.run("ip", "address", "add", f"{DNAT_IP}/16", "dev", "eth0", on=CONTAINER)
         # Thousands of connections a second leave as many in TIME_WAIT: enough ports, and those may be used again.
         for machine in (CLIENT, HOST):
             self.run("sh", "-c", "cd /proc/sys/net/ipv4; echo 1024 65000 >ip_local_port_range; echo 1 >tcp_tw_reuse",
