@@ -40,6 +40,8 @@ _ENOUGH_FAILURES = 2
 # Rounds in which pyproxy, docker-proxy and direct are measured; other peers in fewer (`Scenario.rounds_of_others`). In
 # further ones it is pyproxy and docker-proxy alone: the ratio between them is what is quoted most.
 LEAST_ROUNDS = 5
+# A quick run's are of half a minute each, and it is to end within two.
+_LEAST_ROUNDS_QUICK = 3
 _PAIR = ("pyproxy", "docker-proxy")
 
 # By then the ratios are certain, or the machine does not let them be.
@@ -77,7 +79,7 @@ def goes_on(run: Run, scenario: Scenario, number: int) -> bool:
         return False
     if run.rounds is not None:
         return number < run.rounds
-    if number < LEAST_ROUNDS:
+    if number < _least(run):
         return True
     if number >= _MOST_ROUNDS:
         return False
@@ -89,9 +91,13 @@ def goes_on(run: Run, scenario: Scenario, number: int) -> bool:
     return any(summary is not None and not summary.is_certain for summary in found)
 
 
+def _least(run: Run) -> int:
+    return _LEAST_ROUNDS_QUICK if run.quick else LEAST_ROUNDS
+
+
 def is_time_left(run: Run, number: int, elapsed_s: float, last_s: float) -> bool:
     """Whether round `number`, from 0, may begin, if it takes as long as the last one of its kind."""
-    if run.rounds is not None or number < LEAST_ROUNDS:
+    if run.rounds is not None or number < _least(run):
         return True
     return elapsed_s + last_s <= (_BUDGET_QUICK_S if run.quick else _BUDGET_S)
 
@@ -118,7 +124,7 @@ def measure_all(run: Run, scenarios: Sequence[Scenario], peers: Sequence[Peer], 
                 wanted = [each for each in scenarios if goes_on(run, each, number)]
                 if not wanted or not is_time_left(run, number, round_began - began, lasted):
                     break
-                if number >= LEAST_ROUNDS:
+                if number >= _least(run):
                     bar.update(task, total=(bar.tasks[0].total or 0) + len(wanted) * len(_PAIR))
                 for scenario in wanted:
                     taking_part = _begin_round(run, scenario, peers, number)
@@ -129,7 +135,7 @@ def measure_all(run: Run, scenarios: Sequence[Scenario], peers: Sequence[Peer], 
                     bar.advance(task, len(taking_part))
                     run.took_s.setdefault(scenario.name, []).append(round(time.perf_counter() - scenario_began, 1))
                 results.write(run, path)
-                if number >= LEAST_ROUNDS:  # earlier ones are longer
+                if number >= LEAST_ROUNDS or run.quick:  # earlier ones of other peers are longer
                     lasted = time.perf_counter() - round_began
         except KeyboardInterrupt:
             run.interrupted = True
@@ -137,7 +143,7 @@ def measure_all(run: Run, scenarios: Sequence[Scenario], peers: Sequence[Peer], 
 
 
 def _cells(run: Run, scenario: Scenario, peers: Sequence[Peer]) -> int:
-    rounds = min(run.rounds or LEAST_ROUNDS, scenario.most_rounds)
+    rounds = min(run.rounds or _least(run), scenario.most_rounds)
     return sum(
         takes_part(scenario, peer.name, number) for peer in peers if scenario.fits(peer) for number in range(rounds)
     )

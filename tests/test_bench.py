@@ -680,6 +680,8 @@ def test_further_rounds_begin_only_if_they_can_end_in_time() -> None:
     assert is_time_left(run, 5, elapsed_s=480, last_s=60)
     assert not is_time_left(run, 5, elapsed_s=481, last_s=60)
     run.quick = True
+    assert is_time_left(run, 2, elapsed_s=10_000, last_s=60)
+    assert not is_time_left(run, 3, elapsed_s=93, last_s=31)
     assert is_time_left(run, 5, elapsed_s=85, last_s=20)
     assert not is_time_left(run, 5, elapsed_s=86, last_s=20)
     run.rounds = 50
