@@ -289,7 +289,7 @@ class DatagramRelay:
             try:
                 if ancillary:
                     way.sock.sendmsg(train, ancillary, 0, way.address)
-                elif way.address is None:  # these two take half the time of sendmsg's arguments
+                elif way.address is None:  # these two are cheaper to call (bench/NOTES.md)
                     way.sock.send(train[0])
                 else:
                     way.sock.sendto(train[0], way.address)
