@@ -348,10 +348,11 @@ def test_a_spoofed_flood_costs_no_more_than_the_cap() -> None:
         contextlib.ExitStack() as stack,
     ):
         backend.setblocking(False)
+        # Before the others, so that none of them has its port: its datagram is then the last that is passed on.
+        client = stack.enter_context(client_of(proxy))
         for _ in range(1000):
             with datagram_socket() as spoofed:
                 spoofed.sendto(b"x", ("127.0.0.1", proxy.port))
-        client = stack.enter_context(client_of(proxy))
         client.send(b"still there?")
         backend.settimeout(PATIENCE_S)
         while backend.recv(100) != b"still there?":

@@ -224,19 +224,19 @@ def test_a_worker_with_nothing_to_do_ends_and_its_totals_stay(loop_flag: str) ->
     with serving(echo) as backend, split(backend, loop_flag, workers=2) as (proxy, clients):
         exchange(clients)
         descriptors = proxy.descriptors()
-        workers = workers_of(proxy)
         for client in clients:
             client.shutdown(socket.SHUT_WR)
             assert client.recv(1) == b""
-        for pid in workers:
-            await_end(pid)
+        # One that ends before the last client has left may have a successor.
+        while workers := workers_of(proxy):
+            for pid in workers:
+                await_end(pid)
         # Twice: by the second answer the first process has dealt with the ends it was told of before.
         moved = proxy.totals()
         assert proxy.totals() == moved
         assert moved.startswith("0 live, ")
         assert "8 connections" in moved
         assert "reset" not in moved
-        assert not workers_of(proxy)
         assert proxy.descriptors() < descriptors
 
 
