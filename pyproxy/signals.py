@@ -1,7 +1,8 @@
 """What signals do: SIGINT and SIGTERM end the process at once with status 0, SIGUSR1 has it say what went through.
 
 Python runs a handler between two of its own instructions, so one that arrives just before a blocking call would wait
-for that call's end. Whoever blocks therefore watches `wake_fd` too, which each signal makes readable.
+for that call's end. Whoever blocks therefore watches `wake_fd` too, which each signal makes readable. What went through
+is said then, too: in the handler it would be said between a byte's sending and its being counted.
 Light, as it is imported before the event loop is (see `__main__`); hence `_signal`.
 """
 
@@ -52,15 +53,18 @@ class Signals:
         self._asked = 0
         self.summary: Callable[[], str] = lambda: "0 live, no client so far"
         self.free_port: Callable[[], None] | None = None
-        self.wake_fd, write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        _signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+        self.wake_fd, self._wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        _signal.set_wakeup_fd(self._wake, warn_on_full_buffer=False)
         for number in STOPPING:
             _signal.signal(number, self._stop)
         _signal.signal(_signal.SIGUSR1, self._tell)
 
-    def drain(self) -> None:
-        """Make `wake_fd` unreadable again. By then the handlers have run."""
+    def heed(self) -> None:
+        """Make `wake_fd` unreadable again, and answer who has asked. By then the handlers have run."""
         os.read(self.wake_fd, 4096)
+        while self._asked:
+            self._asked -= 1
+            self._log.info(self.summary())
 
     def leave_to_parent(self) -> None:
         """In a copy of the process: heed no signal. The parent does, for both, and ends the copy."""
@@ -91,8 +95,7 @@ class Signals:
 
     def _tell(self, _number: int, _frame: object) -> None:
         self._asked += 1
-        if self._asked > 1:
-            return  # a signal may interrupt its own handler: the interrupted one answers for both
-        while self._asked:
-            self._log.info(self.summary())
-            self._asked -= 1
+        try:
+            os.write(self._wake, b"\0")  # uvloop has the kernel's own notice go to itself
+        except BlockingIOError:
+            return  # full, and so readable

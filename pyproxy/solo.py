@@ -49,7 +49,7 @@ def serve(settings: Settings, sock: _socket.socket, log: Log, signals: Signals) 
     else:
         signals.summary = lambda: f"{relay.live} live, {relay.totals().summary()}"
         signals.free_port = relay.free_port
-    loop.add_reader(signals.wake_fd, signals.drain)
+    loop.add_reader(signals.wake_fd, signals.heed)
     loop.run_forever()
     raise AssertionError("only a signal ends the loop")
 

@@ -69,7 +69,7 @@ def test_a_proxy_without_clients_has_no_event_loop_yet() -> None:
             client.sendall(b"x")
             assert receive_exactly(client, 1) == b"x"
         assert has_loop()
-        assert "live, 1 B up, 1 B down, 1 connections" in proxy.stop()
+        assert "live, 1 B up, 1 B down, 1 connections" in proxy.totals()
 
 
 @pytest.mark.parametrize(
@@ -250,7 +250,7 @@ def test_running_out_of_descriptors_is_survived_and_said_once(loop_flag: str) ->
             served += 1
         assert served == 100
         assert "accepting again" in proxy.line()
-        assert "100 connections, 1 out of descriptors" in proxy.stop()
+        assert "100 connections, 1 out of descriptors" in proxy.totals()
 
 
 def test_the_soft_descriptor_limit_is_raised_to_the_hard_one() -> None:
@@ -402,7 +402,7 @@ def test_a_port_that_waits_for_its_first_client_survives_an_upgrade(tmp_path: Pa
         command = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
         assert "-use-listen-fd" in command
         assert f"serving -> 127.0.0.1:{backend[1]}" in proxy.line()
-        assert "1 connections" in proxy.stop()
+        assert "1 connections" in proxy.totals()
 
 
 def test_a_port_whose_program_is_gone_says_so(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ def test_a_gibibyte_each_way_and_both_ways_at_once(loop_flag: str) -> None:
             up, down = (Sender(client, GIB), Receiver(backend)), (Sender(backend, GIB), Receiver(client))
             assert_whole(*up)
             assert_whole(*down)
-        assert "2.15 GB up, 2.15 GB down, 2 connections" in proxy.stop()
+        assert "2.15 GB up, 2.15 GB down, 2 connections" in proxy.totals()
 
 
 @pytest.mark.timeout(300)
@@ -42,7 +42,7 @@ def test_two_hundred_transfers_with_pauses_and_half_closes(loop_flag: str) -> No
                         pairs.append((Sender(source, size, seed), Receiver(sink, seed)))
                 for sender, receiver in pairs:
                     assert_whole(sender, receiver)
-        assert "200 connections" in (totals := proxy.stop())
+        assert "200 connections" in (totals := proxy.totals())
         assert "reset" not in totals
 
 

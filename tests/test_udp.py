@@ -55,7 +55,7 @@ def test_every_pairing_of_families_is_relayed(loop_flag: str, host: str, contain
         client.send(b"question")
         answer(backend, b"question", b"answer")
         assert client.recv(100) == b"answer"
-        assert "8 B up, 6 B down, 1 datagrams down, 1 datagrams up, 1 flows" in proxy.stop()
+        assert "8 B up, 6 B down, 1 datagrams down, 1 datagrams up, 1 flows" in proxy.totals()
 
 
 @pytest.mark.parametrize("size", [0, 1, 1472, 1473, 9000, 65_507])

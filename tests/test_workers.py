@@ -158,7 +158,7 @@ def test_half_closed_connections_are_taken_along(loop_flag: str) -> None:
         assert sorted(receiver.size for receiver in receivers) == sorted(sent)
         for receiver in receivers:
             assert receiver.digest.digest() == digest_of(receiver.size)
-        assert "reset" not in proxy.stop()
+        assert "reset" not in proxy.totals()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -232,8 +232,8 @@ def test_a_worker_with_nothing_to_do_ends_and_its_totals_stay(loop_flag: str) ->
             for pid in workers:
                 await_end(pid)
         # Twice: by the second answer the first process has dealt with the ends it was told of before.
+        proxy.totals()
         moved = proxy.totals()
-        assert proxy.totals() == moved
         assert moved.startswith("0 live, ")
         assert "8 connections" in moved
         assert "reset" not in moved
