@@ -263,7 +263,8 @@ def test_ten_thousand_ports_and_each_costs_the_same(engine: Engine) -> None:
         for _ in range(5_000):
             found = publish(engine)
         sizes.append(resident())
-    assert engine.descriptors() == descriptors + 10_000
+    # Either count may have met the end of a conversation with the engine that was not closed there yet.
+    assert abs(engine.descriptors() - descriptors - 10_000) <= 1
     first, second = sizes[1] - sizes[0], sizes[2] - sizes[1]
     # Within the grain in which dictionaries grow and memory is taken from the kernel.
     assert second < 1.3 * first + (1 << 20)
