@@ -88,8 +88,8 @@ class Scenario(NamedTuple):
         return self.begin_command is None or (peer.command is not None and not peer.starts_as_another)
 
 
-# How many turns, and how much longer ones, by streams: many take long until they are steady.
-_BULK_TURNS = {1: (10, 1), 8: (4, 3), 64: (2, 8)}
+# How many turns, and how much longer ones, by streams: many take long until they are steady, and then still wander.
+_BULK_TURNS = {1: (10, 1), 8: (4, 10), 64: (4, 5)}
 
 # Where connections are many, and long to open. Ten thousand processes of socat take most of a minute.
 _WITHOUT = ("dnat", "pyproxy-asyncio", "socat")
@@ -160,7 +160,7 @@ def _all() -> list[Scenario]:
                     f"UDP, {size} B, {flows} flow{'s' * (flows > 1)}",
                     "udp", DATAGRAM_PORT, ("delivered_per_s", "lossless_per_s", "cpu_s_per_million"),
                     trials.saturated(size, flows, ladder=True),
-                    f"udp-bulk-{size}", flows, quick=flows == 1, longer=2 if flows == 1 else 1,
+                    f"udp-bulk-{size}", flows, quick=flows == 1,
                     primary=delivered if flows == 1 else delivered[:1],
                 )
             )  # fmt: skip
@@ -191,7 +191,7 @@ def _all() -> list[Scenario]:
         found.append(
             Scenario(f"ports-{ports}", f"{ports} published port{'s' * (ports > 1)}", "tcp", 0,
                      ("publish_s", *memory, "processes"), None, "ports", ports, quick=ports == 10, turns=0,
-                     most_rounds=5 if ports < 100 else 2 if ports < 1000 else 1, begin_command=trials.publish(ports))
+                     most_rounds=5 if ports < 100 else 3 if ports < 1000 else 1, begin_command=trials.publish(ports))
         )  # fmt: skip
     found.append(
         Scenario("start", "Start of one proxy", "tcp", 0, ("answer_p50_ms", "answer_to_python", "answer_p99_ms"), None,

@@ -118,9 +118,10 @@ class _Count(NamedTuple):
 
 
 # A stream or flood goes on for so long before it is counted, until all buffers on its way are as full as they get:
-# those of 64 streams after 0.3 s. Until then what the proxy moves is not what arrives (bench/NOTES.md).
+# those of 64 streams after 0.3 s, be it one way or both. Until then what the proxy moves is not what arrives
+# (bench/NOTES.md).
 _RAMP_S = 0.01
-_RAMP_MORE_S = 0.005  # for each connection
+_RAMP_MORE_S = 0.005  # for each stream
 
 # Nothing has come for so long: none is on its way any more.
 _QUIET_S = 0.004
@@ -135,13 +136,13 @@ class _Flow:
         go: Callable[[], object],
         pause: Callable[[], object],
         read: Callable[[], Sequence[_Count]],
-        connections: int = 1,
+        streams: int = 1,
     ) -> None:
         self._running = running
         self._go = go
         self._pause = pause
         self._read = read
-        self._ramp_s = _RAMP_S + connections * _RAMP_MORE_S
+        self._ramp_s = _RAMP_S + streams * _RAMP_MORE_S
         self._arrived = 0.0  # each end's own, by its own time
         self._took_s = 0.0
         self._spent = self._machine = 0.0
@@ -169,7 +170,8 @@ class _Flow:
         # Counters and clocks are read one after the other, so each is taken by its own time.
         rate = sum((b.amount - a.amount) / (b.at - a.at) for a, b in zip(first, last, strict=True))
         if not rate:
-            raise LoadError("nothing arrived")
+            before, later = (sum(each.amount for each in some) for some in (first, self._read()))
+            raise LoadError(f"nothing arrived for {seconds} s; {before:.0f} had, and {later - before:.0f} have since")
         self._arrived += seconds * rate
         self._spent += seconds * spent.total / spent.at
         self._machine += seconds * spent.machine / spent.at
@@ -242,9 +244,8 @@ def bulk(streams: int, ways: str) -> Begin:
                     found = [_count(world.bulk())] if "u" in ways else []
                     return [*found, _count(ours.ask("read"))] if "d" in ways else found
 
-                connections = streams * len(ways)
-                trial = _Bulk(running, go, pause, read, connections)
-                trial.warm_up(_WARM_S + connections * _WARM_MORE_S)
+                trial = _Bulk(running, go, pause, read, streams)
+                trial.warm_up(_WARM_S + streams * len(ways) * _WARM_MORE_S)
                 yield trial
         finally:
             world.bulk(f"end {key}")
@@ -289,8 +290,10 @@ def _undamaged(counted: dict[str, Any], size: int) -> _Count:
     return _count(counted)
 
 
-# The ladder: the interval between a rate that passes and one that does not is halved so often, to 4 % of the first.
-_STEPS = 5
+# The ladder: a rate that passes is followed by one so much higher, one that does not by one so much lower; the first
+# steps are wide, to find the place, and are not counted. A search by halves believes every hiccup of the machine's.
+_WIDE_STEPS = 3
+_WIDE, _NARROW = 1.5, 1.15
 _PASSES = 0.01  # lost
 # What comes later than so long after the last has been sent had piled up in a buffer. A rate that only a buffer takes,
 # for the time of a step, is not carried.
@@ -312,11 +315,9 @@ class _Saturated(_Datagrams):
         self._ours = ours
         self._size = size
         self._ladder = ladder
-        self._begin_ladder()
-        self._found: list[float] = []
-
-    def _begin_ladder(self) -> None:
-        self._passes, self._fails, self._best, self._steps = 0.0, 0.0, 0.0, 0
+        self._rung = 0.0
+        self._steps = 0
+        self._passed: list[float] = []
 
     def turn(self, seconds: float) -> None:
         self._world.datagrams("count")
@@ -325,27 +326,26 @@ class _Saturated(_Datagrams):
             self._step(seconds)
 
     def _step(self, seconds: float) -> None:
-        self._fails = self._fails or 1.25 * self.rate()[0]
-        rate = (self._passes + self._fails) / 2
+        rate = self._rung = self._rung or self.rate()[0]
         seconds = max(seconds, _STEP_S)
         self._world.datagrams("count")
         sent = self._ours.ask(f"{rate} {seconds}")["sent"]
         time.sleep(_LATE_S)
         arrived = _undamaged(self._world.datagrams(), self._size).amount
         counted(self._world, self._size, sent)
-        if arrived >= sent * (1 - _PASSES):
-            self._passes, self._best = rate, max(self._best, arrived / seconds)
-        else:
-            self._fails = rate
         self._steps += 1
-        if self._steps == _STEPS:
-            self._found.append(self._best)
-            self._begin_ladder()
+        factor = _NARROW if self._steps > _WIDE_STEPS else _WIDE
+        if arrived >= sent * (1 - _PASSES):
+            self._rung *= factor
+            if self._steps > _WIDE_STEPS:
+                self._passed.append(arrived / seconds)
+        else:
+            self._rung /= factor
 
     def figures(self) -> Figures:
         figures = super().figures()
-        if self._found:
-            figures["lossless_per_s"] = sum(self._found) / len(self._found)
+        if self._passed:
+            figures["lossless_per_s"] = sum(self._passed) / len(self._passed)
         return figures
 
 

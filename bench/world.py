@@ -17,13 +17,15 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from tests.lab.host import ReferenceHost
+from tests.lab.host import BRIDGE, ReferenceHost
 from tests.lab.namespaces import HOST
 
 CLIENT = "outside"
 CONTAINER = "daemon1"
+CLIENT_IP = "10.0.0.1"
 HOST_IP = "10.0.0.27"
 CONTAINER_IP = "172.19.0.2"
+BRIDGE_IP = "172.19.0.1"
 
 # Another of the container's addresses, for the kernel's DNAT: it and a direct connection, of the same client's port by
 # chance, would else be one and the same to the container, which resets it.
@@ -79,6 +81,7 @@ class BenchWorld(ReferenceHost):
             "ip", "-batch", "-", on=CLIENT, stdin="".join(f"address add {ip}/24 dev eth0\n" for ip in CLIENT_IPS)
         )  # fmt: skip
         self.run("ip", "address", "add", f"{DNAT_IP}/16", "dev", "eth0", on=CONTAINER)
+        self._make_neighbours_known()
         # Thousands of connections a second leave as many in TIME_WAIT: enough ports, and those may be used again.
         for machine in (CLIENT, HOST):
             self.run("sh", "-c", "cd /proc/sys/net/ipv4; echo 1024 65000 >ip_local_port_range; echo 1 >tcp_tw_reuse",
@@ -101,6 +104,19 @@ class BenchWorld(ReferenceHost):
             if self.run("ss", "-ltnH", f"sport = :{IPERF_PORT}", on=CONTAINER).strip():
                 return
         raise LoadError("iperf3 does not start in the container")
+
+    def _make_neighbours_known(self) -> None:
+        """For good: else each would be asked again twice a minute who it is, amid floods that go one way."""
+        for machine, device, neighbour, its_device, ips in (
+            (CLIENT, "eth0", HOST, "eth0", [HOST_IP]),
+            (HOST, "eth0", CLIENT, "eth0", [CLIENT_IP, *CLIENT_IPS]),
+            (HOST, BRIDGE, CONTAINER, "eth0", [CONTAINER_IP, DNAT_IP]),
+            (CONTAINER, "eth0", HOST, BRIDGE, [BRIDGE_IP]),
+        ):
+            (link,) = json.loads(self.run("ip", "-json", "link", "show", its_device, on=neighbour))
+            entry = f"lladdr {link['address']} dev {device} nud permanent\n"
+            batch = "".join(f"neighbour replace {ip} {entry}" for ip in ips)
+            self.run("ip", "-batch", "-", on=machine, stdin=batch)
 
     def _serve(self, what: str, port: int) -> subprocess.Popen[str]:
         server = self.start(
