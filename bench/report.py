@@ -82,7 +82,8 @@ def legend(run: Run) -> str:
     span = f"{rounds[0]} to {rounds[-1]}" if len(rounds) > 1 else f"{rounds[0] if rounds else 0}"
     return (
         f"medians of {span} rounds in one run, in brackets the interval that holds the true median about 9 times in 10;"
-        f" `?` where it reaches further than {CERTAIN:.1%} from it, so that another run may differ by more than 15 %"
+        f" `?` where it reaches further than {CERTAIN:.0%} from it, or rounds are fewer than five: another run may"
+        " differ by more than that"
     )
 
 

@@ -191,7 +191,7 @@ def _all() -> list[Scenario]:
         found.append(
             Scenario(f"ports-{ports}", f"{ports} published port{'s' * (ports > 1)}", "tcp", 0,
                      ("publish_s", *memory, "processes"), None, "ports", ports, quick=ports == 10, turns=0,
-                     most_rounds=5 if ports < 100 else 3 if ports < 1000 else 1, begin_command=trials.publish(ports))
+                     most_rounds=5 if ports < 1000 else 1, begin_command=trials.publish(ports))
         )  # fmt: skip
     found.append(
         Scenario("start", "Start of one proxy", "tcp", 0, ("answer_p50_ms", "answer_to_python", "answer_p99_ms"), None,
