@@ -72,6 +72,30 @@ def test_a_proxy_without_clients_has_no_event_loop_yet() -> None:
         assert "live, 1 B up, 1 B down, 1 connections" in proxy.totals()
 
 
+_ASKED_IN_THE_MIDDLE = """
+import os, select, signal
+from pyproxy.log import Log
+from pyproxy.signals import Signals
+
+signals = Signals(Log("here"))
+steps = []
+signals.summary = lambda: f"after {len(steps)} steps"
+for _ in range(3):
+    os.kill(os.getpid(), signal.SIGUSR1)
+    steps.append(None)
+assert select.select([signals.wake_fd], [], [], 0)[0]
+signals.heed()
+assert not select.select([signals.wake_fd], [], [], 0)[0]
+"""
+
+
+def test_totals_are_not_told_in_the_middle_of_something() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _ASKED_IN_THE_MIDDLE], capture_output=True, text=True, timeout=PATIENCE_S, check=True
+    )
+    assert done.stderr.splitlines() == ["pyproxy: here: after 3 steps"] * 3
+
+
 @pytest.mark.parametrize(
     ("arguments", "status", "words"),
     [
