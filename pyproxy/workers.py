@@ -187,7 +187,7 @@ class Workers:
             self._log.warn("worker", f"no second process for this load: {in_words(exc.errno)}")
             return
         gc.freeze()  # what the collector does not touch stays shared
-        hold()  # whoever stops us, or asks what went through, must know of the worker
+        hold()  # whoever stops us must know of the worker
         try:
             pid = os.fork()
             if pid == 0:
