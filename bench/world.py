@@ -41,11 +41,18 @@ MIXED_PORT = 7003
 BULK_PORT = 7004
 IPERF_PORT = 5201
 
-# Documentation/networking/ip-sysctl.rst. The largest receive buffer is that of machines with 2 GiB of memory and more.
-_DEFAULTS = """cd /proc/sys/net/ipv4
-echo cubic >tcp_congestion_control
+# What the kernel has by default, and Debian with it (Documentation/networking/ip-sysctl.rst; the largest receive buffer
+# is that of machines with 2 GiB of memory and more).
+CONGESTION_CONTROL = "cubic"
+_BUFFERS = """set -e
+cd /proc/sys/net/ipv4
 echo 4096 131072 6291456 >tcp_rmem
 echo 4096 16384 4194304 >tcp_wmem
+"""
+# By the routes: the sysctl takes only what the machine leaves to namespaces (tcp_allowed_congestion_control), which
+# may be BBR and not cubic.
+_BY_ROUTE = f"""set -e
+ip route show | sed 's/ linkdown//' | while read -r route; do ip route change $route congctl {CONGESTION_CONTROL}; done
 """
 
 # Ten thousand idle connections cost a client, a server and a proxy of six descriptors each as many.
@@ -73,10 +80,6 @@ class BenchWorld(ReferenceHost):
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         super().__init__(rules=False)
-        # As the kernel has them by default, and Debian with it: namespaces inherit what the machine has been given.
-        # BBR, say, paces by what it believes of the path, and bulk then goes at 5 or 23 Gbit/s, as it happens.
-        for machine in (CLIENT, HOST, CONTAINER):
-            self.run("sh", "-c", _DEFAULTS, on=machine)
         self.run(
             "ip", "-batch", "-", on=CLIENT, stdin="".join(f"address add {ip}/24 dev eth0\n" for ip in CLIENT_IPS)
         )  # fmt: skip
@@ -88,6 +91,10 @@ class BenchWorld(ReferenceHost):
                      on=machine)  # fmt: skip
         # The client knows the way to the container itself: the "direct" of every table.
         self.run("ip", "route", "add", "172.19.0.0/16", "via", HOST_IP, on=CLIENT)
+        # Namespaces inherit what the machine has been given. BBR, say, paces by what it believes of the path.
+        for machine in (CLIENT, HOST, CONTAINER):
+            self.run("sh", "-c", _BUFFERS, on=machine)
+            self.run("sh", "-c", _BY_ROUTE, on=machine)
         self._processors = sorted(os.sched_getaffinity(0))
         self._client_processors = self._processors
         self._echo = self._serve("echo", ECHO_PORT)

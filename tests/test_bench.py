@@ -36,6 +36,7 @@ from bench.world import (
     BULK_PORT,
     CLIENT,
     CLIENT_IPS,
+    CONGESTION_CONTROL,
     CONTAINER,
     CONTAINER_IP,
     DATAGRAM_PORT,
@@ -364,6 +365,23 @@ def test_a_hundred_flows_are_as_many_clients(world: BenchWorld) -> None:
         load.ask("2000 0.12")
         assert receiver.stdout.readline() == "100 True\n"
         world.forget(receiver)
+
+
+def test_congestion_control_is_the_kernels_default_whatever_the_machine_has(world: BenchWorld) -> None:
+    peers = {peer.name: peer for peer in known_peers()}
+    machines = (CLIENT, HOST, CONTAINER)
+    for machine in machines:  # what a namespace inherits may be anything
+        world.run("sh", "-c", "echo reno >/proc/sys/net/ipv4/tcp_congestion_control", on=machine)
+    with (
+        peers["pyproxy"].before(world, "tcp", 9999, BULK_PORT) as running,
+        trials.bulk(1, "u")(world, running),
+        peers["direct"].before(world, "tcp", 0, BULK_PORT) as direct,
+        trials.bulk(1, "u")(world, direct),
+    ):
+        found = [world.run("ss", "-HtinO", "state", "established", on=machine) for machine in machines]
+    streams = [line.split() for line in "".join(found).splitlines() if f":{BULK_PORT} " in line or ":9999 " in line]
+    assert len(streams) == 6
+    assert all(CONGESTION_CONTROL in words for words in streams)
 
 
 def test_a_stream_that_ends_by_itself_is_a_failure(world: BenchWorld) -> None:
