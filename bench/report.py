@@ -122,8 +122,8 @@ def remarks(run: Run) -> list[str]:
     """What a reader must know besides: the machine, what failed, what was left out."""
     m = run.machine
     lines = [
-        f"{m['cpu']}, {m['cores']} cores, Linux {m['kernel']}, Python {m['python']}, uvloop {m['uvloop']};"
-        f" commit {m['commit']}{' with changes' if m['changed'] else ''}; `{run.command}`."
+        f"{m['cpu']}, {m['cores']} cores, Linux {m['kernel']}, TCP {m['congestion_control']}, Python {m['python']},"
+        f" uvloop {m['uvloop']}; commit {m['commit']}{' with changes' if m['changed'] else ''}; `{run.command}`."
     ]
     if run.disturbed:
         lines.append(f"Disturbed by other programs: {run.disturbed} measurements, each made three times.")

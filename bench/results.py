@@ -13,8 +13,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from bench.world import CONGESTION_CONTROL
+
 # Raised when a reader of older files would misread newer ones.
-SCHEMA = 3
+SCHEMA = 4
 
 
 @dataclass
@@ -76,6 +78,7 @@ def machine(tree: Path) -> dict[str, Any]:
         "memory_gb": round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9),
         "python": platform.python_version(),
         "uvloop": _version("uvloop"),
+        "congestion_control": CONGESTION_CONTROL,
         "commit": _git(tree, ["rev-parse", "--short", "HEAD"]),
         "changed": bool(_git(tree, ["status", "--porcelain", "--untracked-files=no"])),
     }

@@ -118,10 +118,10 @@ class _Count(NamedTuple):
 
 
 # A stream or flood goes on for so long before it is counted, until all buffers on its way are as full as they get:
-# those of 64 streams after 0.3 s, be it one way or both. Until then what the proxy moves is not what arrives
+# those of 64 streams after 0.1 s, be it one way or both. Until then what the proxy moves is not what arrives
 # (bench/NOTES.md).
 _RAMP_S = 0.01
-_RAMP_MORE_S = 0.005  # for each stream
+_RAMP_MORE_S = 0.002  # for each stream
 
 # Nothing has come for so long: none is on its way any more.
 _QUIET_S = 0.004

@@ -20,9 +20,10 @@ _KEEPALIVE_S = 15
 _BUFFER_BYTES = 4 << 20
 
 # The receive buffer of a bulk stream from nearby (`bound_receive_buffer`); the kernel doubles it, for its bookkeeping.
-# It takes 64 streams from 0.8 to 1.0 times docker-proxy's rate; half of it costs a single stream a tenth.
-_BULK_BUFFER_BYTES = 2 << 20
-# The same host or its neighbour: even an eighth of the buffer takes 10 Gbit/s at this round trip.
+# With 64 streams both ways it takes 1.22 times docker-proxy's rate to 1.39; half of it costs a single stream 6 %
+# (bench/NOTES.md).
+_BULK_BUFFER_BYTES = 512 << 10
+# The same host or its neighbour: even half the buffer takes 10 Gbit/s at this round trip.
 _NEAR_US = 200
 _MIN_RTT_AT = 148
 
