@@ -11,8 +11,8 @@ import fcntl
 import os
 
 # The most that one splice moves, and what a pipe can hold. The larger, the fewer acknowledgements and wake-ups for each
-# byte: 1 stream came to 1.14 times docker-proxy's rate at 0.64 times its CPU with 1 MiB, to 1.07 at 0.84 with 256 KiB;
-# 64 streams came to 0.76 at most of its CPU with 1 MiB for each, to 0.98 with less for the later half.
+# byte: 1 stream came to 1.44 times docker-proxy's rate at 0.50 times its CPU with 1 MiB, to 1.22 at 0.56 with 256 KiB
+# (bench/NOTES.md). It is the most that others than root may have (pipe(7), pipe-max-size).
 CHUNK_BYTES = 1 << 20
 # Without CAP_SYS_RESOURCE the later ones must do with less: beyond 64 MiB of a user's, which 64 such pipes are, new
 # ones hold 8 KiB (pipe(7), pipe-user-pages-soft).
