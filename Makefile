@@ -36,7 +36,7 @@ coverage: $(DEV) $(DOCKER)
 	$(BIN)/coverage combine -q
 	$(BIN)/coverage report
 
-# What pyproxy costs, against its peers: all of them in some ten minutes, or the first three in under two.
+# What pyproxy costs, against its peers: all of them in some eleven minutes, or the first three in under two.
 bench: bench-deps
 	$(BIN)/python -m bench run $(BENCH_FLAGS)
 
