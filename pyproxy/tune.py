@@ -20,8 +20,8 @@ _KEEPALIVE_S = 15
 _BUFFER_BYTES = 4 << 20
 
 # The receive buffer of a bulk stream from nearby (`bound_receive_buffer`); the kernel doubles it, for its bookkeeping.
-# With 64 streams both ways it takes 1.22 times docker-proxy's rate to 1.39; half of it costs a single stream 6 %
-# (bench/NOTES.md).
+# With it 64 streams both ways came to 1.39 times docker-proxy's rate, with 2 MiB to 1.17; half of it costs a single
+# stream 6 % (bench/NOTES.md).
 _BULK_BUFFER_BYTES = 512 << 10
 # The same host or its neighbour: even half the buffer takes 10 Gbit/s at this round trip.
 _NEAR_US = 200
