@@ -12,7 +12,8 @@ from typing import NamedTuple
 NOISE = 0.30
 
 # How far from the median its interval may reach. Only with half of it would two runs agree within 15 % by all means,
-# but of the 142 ratios that this calls certain in three pairs of runs all did (bench/NOTES.md).
+# but nearly all ratios that this calls certain did: 142 of 142 in three pairs of runs, 82 of 83 in a fourth
+# (bench/NOTES.md).
 CERTAIN = 0.15
 
 # "About 9 in 10": of ten rounds it is 0.89 from the 3rd to the 8th, and 0.98 from the 2nd to the 9th.
