@@ -35,7 +35,7 @@ _HANG_S = 5
 # As long as everything goes, before a program's first turn: for caches, windows, and a proxy that adapts to its load.
 _WARM_S = 0.1
 # And where it may take further processes to its help, which takes pyproxy 0.3 s from when its event loop is imported.
-_WARM_CONNECTING_S = 0.6
+_WARM_SHARING_S = 0.6
 # At the beginning of a turn, uncounted: what slept through those of the others is awake, and no longer cold.
 _SETTLE_S = 0.004
 
@@ -77,25 +77,31 @@ def _in_turns(
     roots: Sequence[int],
     warm_s: float = _WARM_S,
     clear_up: Callable[[], None] = lambda: None,
+    sent: Callable[[], int] = lambda: 0,
 ) -> None:
     """A program's life: each order is how many seconds to run, or `figures`: of all turns together, rate, percentiles,
-    of how many, and the CPU of `roots` and theirs. `clear_up` follows each run, and is not of its time.
+    of how many, the CPU of `roots` and theirs, and what has been `sent` beside them, in bytes so far. `clear_up`
+    follows each run, and is not of its time.
     """
     processes = [psutil.Process(pid) for pid in roots]
     latencies: list[float] = []
     took = spent = 0.0
+    beside = 0
     run(warm_s)
     clear_up()
     harness.say({})
     while (order := harness.heed()) is not None:
         if order == "figures":
-            harness.say(_sorted_out(latencies, took, spent if roots else None))
+            found = _sorted_out(latencies, took, spent if roots else None)
+            harness.say(found | ({"bits_per_s": 8 * beside / took} if beside else {}))
             continue
         run(_SETTLE_S)
         before = usage.cpu(usage.trees(processes))
+        beside -= sent()
         began = time.perf_counter()
         latencies += run(float(order))
         took += time.perf_counter() - began  # what was under way at the end of its time is counted, and waited for
+        beside += sent()
         # Who has been born meanwhile counts in full.
         spent += usage.cpu(usage.trees(processes)).since(before).total
         clear_up()
@@ -135,16 +141,19 @@ def beside_bulk(harness: Harness, address: list[Any], size: int, roots: Sequence
     bulk = _connect(address)
     client = _connect(address)
     data = content(size)
+    sent = 0
 
     def run(seconds: float) -> list[float]:
         stop = threading.Event()
         failed: list[OSError] = []
 
         def send() -> None:
+            nonlocal sent
             chunk = b"s" * (1 << 18)
             try:
                 while not stop.is_set():
                     bulk.sendall(chunk)
+                    sent += len(chunk)
             except OSError as exc:
                 failed.append(exc)
 
@@ -164,7 +173,7 @@ def beside_bulk(harness: Harness, address: list[Any], size: int, roots: Sequence
         while int.from_bytes(fcntl.ioctl(bulk, termios.TIOCOUTQ, bytes(4)), sys.byteorder):  # tcp(7), SIOCOUTQ
             time.sleep(1e-3)
 
-    _in_turns(harness, run, roots, clear_up=clear_up)
+    _in_turns(harness, run, roots, _WARM_SHARING_S, clear_up=clear_up, sent=lambda: sent)
 
 
 def knock(proto: str, address: list[Any]) -> dict[str, float]:
@@ -253,7 +262,7 @@ def _at_once(clients: Sequence[socket.socket], data: bytes, seconds: float) -> l
 def connect(harness: Harness, address: list[Any], size: int, connections: int, roots: Sequence[int] = ()) -> None:
     """Connect, request, response, close; `connections` of them in flight."""
     one_run = partial(_connections, (address[0], address[1]), content(size), connections)
-    _in_turns(harness, one_run, roots, _WARM_CONNECTING_S)
+    _in_turns(harness, one_run, roots, _WARM_SHARING_S)
 
 
 def _connections(address: tuple[str, int], data: bytes, count: int, seconds: float) -> list[float]:

@@ -36,6 +36,9 @@ class Relay(Protocol):
     waits: int
     moved: int
 
+    @property
+    def is_bulk(self) -> bool: ...
+
     def pump(self, exhaustive: bool) -> int: ...
 
     def release(self) -> None: ...
@@ -102,6 +105,11 @@ class Connection:
     def moved(self) -> int:
         """Bytes, both ways."""
         return self.moved_up + self.moved_down
+
+    @property
+    def is_bulk(self) -> bool:
+        """Whether more than messages come either way."""
+        return self._up is not None and self._down is not None and (self._up.is_bulk or self._down.is_bulk)
 
     @property
     def movable(self) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import _socket
 import socket
+from typing import Final
 
 from pyproxy.ancillary import SCTP_INFO_SPACE, Ancillary, sctp_onward
 from pyproxy.ending import END, MORE, SINK_FAILED, SOURCE_FAILED, WAIT
@@ -27,6 +28,8 @@ class MessageRelay:
     """Moves messages from `source` to `sink` whenever `pump` is called; says by `waits` when to call it again."""
 
     __slots__ = ("_held", "_partial", "_sink", "_source", "moved", "waits")
+
+    is_bulk: Final = False  # it goes message by message
 
     def __init__(self, source: _socket.socket, sink: _socket.socket) -> None:
         self._source = source

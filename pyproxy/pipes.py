@@ -25,12 +25,18 @@ _KEPT = 16
 
 
 class Pipes:
-    """A pool of empty pipes, each a (read, write) pair of descriptors. `close` closes those that are not lent."""
+    """A pool of empty pipes, each a (read, write) pair of descriptors. `close` closes those that are not lent.
+
+    What those who borrow must know of one another is kept here too: how many of the `short_turns` of bulk are still to
+    come, and how many have been `contended`, which others waited for, so far (pyproxy/stream.py).
+    """
 
     def __init__(self, *, unlimited: bool | None = None) -> None:
         """`unlimited`: whether no limit of a user's applies to this process (default: as it finds)."""
         self._free: list[tuple[int, int]] = []
         self._lent = 0
+        self.short_turns = 0
+        self.contended = 0
         self._unlimited = unlimited
 
     def borrow(self) -> tuple[int, int] | None:

@@ -7,7 +7,7 @@ import select
 import socket
 from collections.abc import Iterator
 
-from pyproxy.ending import SOURCE_FAILED, WAIT
+from pyproxy.ending import MORE, SOURCE_FAILED, WAIT
 from pyproxy.pipes import Pipes
 from pyproxy.stream import StreamRelay
 from tests.support.proxy import PATIENCE_S
@@ -55,6 +55,51 @@ def test_a_reset_between_splice_and_a_look_for_more_is_not_taken_for_the_end() -
         relay.release()
         assert outcome == SOURCE_FAILED
         assert received + taken(far) == 150_000
+
+
+def test_bulk_makes_way_for_those_who_speak_in_turn() -> None:
+    """A message that was read by itself makes the next turns of bulk short, as its answer may come meanwhile."""
+    with (
+        connection() as (peer, source),
+        connection() as (sink, far),
+        connection() as (client, speaker),
+        connection() as (listener, container),
+        contextlib.closing(Pipes()) as pipes,
+    ):
+        for sock in (peer, source, sink, far, speaker, listener):
+            sock.setblocking(False)
+        bulk, message = StreamRelay(source, sink, pipes), StreamRelay(speaker, listener, pipes)
+        full = bytes(1 << 20)
+
+        def turn() -> int:
+            """Bytes that bulk moves in a turn, where there are more than it takes, and its sink takes all."""
+            while True:
+                with contextlib.suppress(BlockingIOError):
+                    while True:
+                        peer.send(full)
+                before = bulk.moved
+                if bulk.pump(True) == MORE:
+                    return bulk.moved - before
+                taken(far)
+
+        while not bulk.is_bulk:
+            turn()
+        taken(far)
+        assert turn() >= 1 << 20
+        assert pipes.contended == 0
+        client.sendall(b"a question")
+        assert message.pump(False) == WAIT
+        assert container.recv(16) == b"a question"
+        assert not message.is_bulk
+        while pipes.short_turns:
+            before = pipes.contended
+            moved = turn()
+            assert moved < 2 << 17 or pipes.contended == before
+        assert pipes.contended > 0
+        taken(far)
+        assert turn() >= 1 << 20
+        for relay in (bulk, message):
+            relay.release()
 
 
 def taken(sock: socket.socket) -> int:

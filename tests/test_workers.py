@@ -255,6 +255,54 @@ def test_a_parent_that_ignores_the_end_of_children_does_no_harm(loop_flag: str) 
         proxy.stop()
 
 
+def ask(speaker: socket.socket, listens: socket.socket) -> None:
+    speaker.sendall(b"ping")
+    assert receive_exactly(listens, 4) == b"ping"
+    listens.sendall(b"pong")
+    assert receive_exactly(speaker, 4) == b"pong"
+
+
+def test_messages_that_wait_for_bulk_go_on_in_a_worker_and_bulk_stays(loop_flag: str) -> None:
+    """With no processor to spare: where one process would have them wait, two are each given their time."""
+    with (
+        listening() as listener,
+        eager(address_of(listener), "-workers", "2", loop_flag) as proxy,
+        through(proxy, listener) as (client, backend),
+        through(proxy, listener) as (speaker, listens),
+    ):
+        stop = threading.Event()
+        sent = received = 0
+
+        def send() -> None:
+            nonlocal sent
+            while not stop.is_set():
+                client.sendall(BLOCK)
+                sent += len(BLOCK)
+            client.shutdown(socket.SHUT_WR)
+
+        def receive() -> None:
+            nonlocal received
+            buffer = bytearray(1 << 20)
+            while size := backend.recv_into(buffer):
+                received += size
+
+        threads = [threading.Thread(target=send), threading.Thread(target=receive)]
+        for thread in threads:
+            thread.start()
+        try:
+            while not workers_of(proxy):
+                ask(speaker, listens)
+            proxy.totals()  # answered when it has taken over what is its own
+            with proxy.held():
+                ask(speaker, listens)
+        finally:
+            stop.set()
+        for thread in threads:
+            thread.join(PATIENCE_S)
+        assert received == sent > 0
+        assert "reset" not in proxy.totals()
+
+
 def test_one_process_is_all_there_is_if_so_asked(loop_flag: str) -> None:
     with serving(echo) as backend, split(backend, loop_flag, workers=0) as (proxy, clients):
         for _ in range(50):
