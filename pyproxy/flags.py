@@ -47,7 +47,8 @@ Other:
   -busy-poll USEC        look for more to do for this long before sleeping, while answers come that fast; 0: never
                          (default {DEFAULT_BUSY_POLL_US})
   -workers N             at most this many processes while a TCP port keeps one busy and the machine has a processor to
-                         spare; 1: never more than one, 0: as many as processors, 4 at most (default 0)
+                         spare, or messages wait for bulk; 1: never more than one, 0: as many as processors, 4 at most
+                         (default 0)
   -loop NAME             event loop: uvloop, asyncio, or auto, which is uvloop where installed (default auto)
   -v, -version           print the version
   -h, -help              print this text
