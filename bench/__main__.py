@@ -36,7 +36,7 @@ def main() -> None:
     )  # fmt: skip
     run.add_argument(
         "--rounds", type=int,
-        help="rounds: from the 6th on pyproxy and docker-proxy alone (default: 5, and more until their ratios are"
+        help="rounds: from the 6th on pyproxy and docker-proxy alone (default: 5, and more where their ratios are least"
         " certain, as long as there is time)",
     )  # fmt: skip
     run.add_argument("--seconds", type=float, default=0.03, help="seconds of a turn, of ten in a round (default 0.03)")
@@ -139,7 +139,7 @@ def choose_peers(wanted: list[str], *, quick: bool) -> tuple[list[Peer], dict[st
 
 def choose_scenarios(wanted: list[str], *, quick: bool) -> list[Scenario]:
     if not wanted:
-        return [scenario for scenario in SCENARIOS if scenario.quick or not quick]
+        return [scenario.in_brief() for scenario in SCENARIOS if scenario.quick] if quick else SCENARIOS
     names = {scenario.name for scenario in SCENARIOS}
     exact, beginnings = set(wanted) & names, tuple(set(wanted) - names)
     found = [each for each in SCENARIOS if each.name in exact or each.name.startswith(beginnings)]

@@ -27,7 +27,15 @@ class Compared(NamedTuple):
     is_primary: bool
 
     @property
+    def are_told(self) -> bool:
+        """Whether both runs tell the ratio, and not only how far it may reach."""
+        return self.first.is_certain and self.second.is_certain
+
+    @property
     def agree(self) -> bool:
+        """Within 15 %; or, where either run tells no ratio, the intervals meet."""
+        if not self.are_told:
+            return self.meet
         low, high = sorted((self.first.median, self.second.median))
         return high <= low * (1 + AGREE)
 
@@ -35,11 +43,6 @@ class Compared(NamedTuple):
     def meet(self) -> bool:
         """Whether the intervals do: if those of two runs often do not, they are narrower than they claim."""
         return self.first.low <= self.second.high and self.second.low <= self.first.high
-
-    @property
-    def is_certain(self) -> bool:
-        """Whether neither run says itself that the other may differ by more."""
-        return self.first.is_certain and self.second.is_certain
 
 
 def compare(first: Run, second: Run, peers: Collection[str]) -> Iterator[Compared]:
@@ -62,7 +65,7 @@ def print_comparison(first: Run, second: Run, peers: Collection[str], console: C
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("", no_wrap=True)
     for each in found:
-        change = f"{each.second.median / each.first.median:.2f}" if each.first.median else ""
+        change = f"{each.second.median / each.first.median:.2f}" if each.first.median and each.are_told else ""
         table.add_row(
             each.scenario,
             f"[bold]{each.figure}[/bold]" if each.is_primary else each.figure,
@@ -72,13 +75,13 @@ def print_comparison(first: Run, second: Run, peers: Collection[str], console: C
             change,
             "" if each.agree else "differ",
         )
-    console.print(f"Ratios to {BASE}, medians of {first.started} and {second.started}; `?`: of a wide interval.")
+    console.print(f"Ratios to {BASE}, of {first.started} and {second.started}; `?`: how far it may reach, no more.")
     console.print(table)
     for words, some in (("primary figures (bold)", [each for each in found if each.is_primary]), ("all", found)):
-        certain = [each for each in some if each.is_certain]
+        told = [each for each in some if each.are_told]
+        ranges = [each for each in some if not each.are_told]
         console.print(
-            f"{_agreeing(some)} {words} agree within {AGREE:.0%}; without those that either run marks `?`:"
-            f" {_agreeing(certain)}; intervals that meet: {sum(each.meet for each in some)}"
+            f"{words}: {_agreeing(told)} that both tell agree within {AGREE:.0%}; {_agreeing(ranges)} others meet"
         )
 
 

@@ -93,7 +93,7 @@ def _in_turns(
     while (order := harness.heed()) is not None:
         if order == "figures":
             found = _sorted_out(latencies, took, spent if roots else None)
-            harness.say(found | ({"bits_per_s": 8 * beside / took} if beside else {}))
+            harness.say(found | ({"bulk_bits_per_s": 8 * beside / took} if beside else {}))
             continue
         run(_SETTLE_S)
         before = usage.cpu(usage.trees(processes))

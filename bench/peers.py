@@ -117,11 +117,15 @@ class Program(Peer):
         return None if self.path() else f"no {self.program} here (make bench-deps)"
 
     def version(self) -> str:
+        return self._said_by(f"{self.path()}", self.version_flag)
+
+    def _said_by(self, *command: str) -> str:
+        """The line with the version; none if the program does not know the flag."""
         done = subprocess.run(
-            [f"{self.path()}", self.version_flag],
-            capture_output=True, text=True, check=False, env=os.environ | {"LD_LIBRARY_PATH": _LIBRARIES},
-        )  # fmt: skip
-        return next((line for line in (done.stdout + done.stderr).splitlines() if any(map(str.isdigit, line))), "")
+            command, capture_output=True, text=True, check=False, env=os.environ | {"LD_LIBRARY_PATH": _LIBRARIES}
+        )
+        said = (done.stdout + done.stderr).splitlines() if done.returncode == 0 else []
+        return next((line for line in said if any(map(str.isdigit, line))), "")
 
     def arguments(self, proto: str, host_port: int, container_port: int, folder: Path) -> Sequence[str]:
         raise NotImplementedError
@@ -165,6 +169,15 @@ class DockerProxyLike(Program):
             if process.stdout.readline() != "0\n":
                 raise LoadError(f"{self.name} did not start: {process.stdout.read().strip()}")
             yield Running((HOST_IP, host_port), [psutil.Process(process.pid)])
+
+
+class DockerProxy(DockerProxyLike):
+    """The one that comes with Docker."""
+
+    def version(self) -> str:
+        """Older ones have no flag for it: then that of the dockerd beside it."""
+        dockerd = shutil.which("dockerd", path=_PATH)
+        return super().version() or (self._said_by(dockerd, "--version") if dockerd is not None else "")
 
 
 class Stub(DockerProxyLike):
@@ -301,7 +314,7 @@ def known_peers() -> list[Peer]:
     pyproxy = str(Path(sys.executable).with_name("pyproxy"))
     return [
         DockerProxyLike("pyproxy", [pyproxy]),
-        DockerProxyLike("docker-proxy", ["docker-proxy"], version_flag="-v"),
+        DockerProxy("docker-proxy", ["docker-proxy"], version_flag="-v"),
         Direct("direct"),
         Dnat("dnat"),
         DockerProxyLike("pyproxy-asyncio", [pyproxy, "-loop=asyncio"], starts_as_another=True),

@@ -67,13 +67,16 @@ def number(value: float) -> str:
 
 
 def ratio(summary: Summary | None) -> str:
-    """`1.23 (1.20-1.31)`, with a `?` if the interval is too wide; it is left out of a ratio to itself."""
+    """`1.23 (1.20-1.31)`; where it is not certain how far it may reach, `0.58-1.20?`; of one round, `1.23 (once)`."""
     if summary is None:
         return ""
     if summary.low == summary.high == 1:
         return "1"
-    doubt = "" if summary.is_certain else "?"
-    return f"{summary.median:.2f}{doubt} ({summary.low:.2f}-{summary.high:.2f})"
+    if summary.rounds == 1:
+        return f"{summary.median:.2f} (once)"
+    if not summary.is_certain:
+        return f"{summary.low:.2f}-{summary.high:.2f}?"
+    return f"{summary.median:.2f} ({summary.low:.2f}-{summary.high:.2f})"
 
 
 def legend(run: Run) -> str:
@@ -82,8 +85,8 @@ def legend(run: Run) -> str:
     span = f"{rounds[0]} to {rounds[-1]}" if len(rounds) > 1 else f"{rounds[0] if rounds else 0}"
     return (
         f"medians of {span} rounds in one run, in brackets the interval that holds the true median about 9 times in 10;"
-        f" `?` where it reaches further than {CERTAIN:.0%} from it, or rounds are fewer than five: another run may"
-        " differ by more than that"
+        f" only that, with a `?`, where it reaches further than {CERTAIN:.0%} from the median or rounds are fewer than"
+        " five: another run may find another place within it"
     )
 
 

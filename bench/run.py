@@ -3,7 +3,8 @@
 A round takes all scenarios in turn. In each it starts all peers anew, and then they take short turns, A B C, C B A,
 B C A and so on (`turns_order`; bench/trials.py says why). Turns take what the machine does out of the ratios; rounds
 differ by what runs differ by, a process's own luck: where its memory lies, which processor it got. So the spread of
-rounds says how far another run may be off.
+rounds says how far another run may be off. The time that is left after those that all have goes to the scenarios whose
+ratios are least certain, one after the other.
 
 The world is the same for all rounds. To take down namespaces keeps a processor busy for seconds after they have gone.
 """
@@ -40,14 +41,19 @@ _ENOUGH_FAILURES = 2
 # Rounds in which pyproxy, docker-proxy and direct are measured; other peers in fewer (`Scenario.rounds_of_others`). In
 # further ones it is pyproxy and docker-proxy alone: the ratio between them is what is quoted most.
 LEAST_ROUNDS = 5
-# A quick run's are of half a minute each, and it is to end within two.
+# A quick run is to end within two minutes.
 _LEAST_ROUNDS_QUICK = 3
 _PAIR = ("pyproxy", "docker-proxy")
 
 # By then the ratios are certain, or the machine does not let them be.
 _MOST_ROUNDS = 20
 
-# Further rounds than the least begin only if they can end by then.
+# Further rounds go on until the interval of each primary ratio reaches this far at most, that of the others half as far
+# again: as far as lets them be told (`stats.CERTAIN`).
+_AIM = 0.10
+_PRIMARY_COUNTS = 1.5
+
+# They begin only if they can end by then.
 _BUDGET_S = 11 * 60
 _BUDGET_QUICK_S = 105
 
@@ -62,45 +68,53 @@ _DISTURBED = 0.15
 _TRIES = 3
 
 
-def takes_part(scenario: Scenario, peer: str, number: int) -> bool:
+def takes_part(run: Run, scenario: Scenario, peer: str, number: int) -> bool:
     """Whether a peer is measured in round `number`, from 0."""
     if peer in _PAIR:
         return True
-    return number < (LEAST_ROUNDS if peer in QUICK else min(LEAST_ROUNDS, scenario.rounds_of_others))
+    return number < (_least(run) if peer in QUICK else min(_least(run), scenario.rounds_of_others))
 
 
-def goes_on(run: Run, scenario: Scenario, number: int) -> bool:
-    """Whether there is to be a round `number`, from 0, after what has been measured so far.
+def rounds_of_all(run: Run, scenario: Scenario) -> int:
+    """How many rounds a scenario has with all others, in turn."""
+    return min(run.rounds or _least(run), scenario.most_rounds)
 
-    With no fixed number of rounds, until pyproxy's ratios to docker-proxy are certain. That looks at what it waits for,
-    and so finds some certain a little too early; bench/NOTES.md says how often two runs agree.
+
+def least_certain(run: Run, scenarios: Sequence[Scenario], left_s: float) -> Scenario | None:
+    """Which scenario is to have a further round, of those that take no longer than is left; None: none needs one.
+
+    That looks at what it waits for, and so finds some certain a little too early; bench/NOTES.md says how often two
+    runs agree.
     """
-    if number >= scenario.most_rounds:
-        return False
     if run.rounds is not None:
-        return number < run.rounds
-    if number < _least(run):
-        return True
-    if number >= _MOST_ROUNDS:
-        return False
-    ours, base = _PAIR
+        return None
     found = [
-        ratios(run.values(scenario.name, ours, figure), run.values(scenario.name, base, figure))
-        for figure in scenario.figures
-        if not FIGURES[figure].is_extreme
+        (_doubt(run, scenario), -_rounds_so_far(run, scenario), scenario)
+        for scenario in scenarios
+        if _rounds_so_far(run, scenario) < min(_MOST_ROUNDS, scenario.most_rounds)
+        and run.took_s[scenario.name][-1] <= left_s
     ]
-    return any(summary is not None and not summary.is_certain for summary in found)
+    doubt, _, scenario = max(found, key=lambda each: each[:2], default=(0.0, 0, None))
+    return scenario if doubt > _AIM else None
+
+
+def _doubt(run: Run, scenario: Scenario) -> float:
+    """How far the least certain of pyproxy's ratios to docker-proxy reaches."""
+    ours, base = _PAIR
+    doubts = [0.0]
+    for figure in scenario.figures:
+        summary = ratios(run.values(scenario.name, ours, figure), run.values(scenario.name, base, figure))
+        if summary is not None and not FIGURES[figure].is_extreme:
+            doubts.append(summary.reach / (1 if figure in scenario.primary else _PRIMARY_COUNTS))
+    return max(doubts)
+
+
+def _rounds_so_far(run: Run, scenario: Scenario) -> int:
+    return len(next(iter(run.cells[scenario.name].values()), ()))
 
 
 def _least(run: Run) -> int:
     return _LEAST_ROUNDS_QUICK if run.quick else LEAST_ROUNDS
-
-
-def is_time_left(run: Run, number: int, elapsed_s: float, last_s: float) -> bool:
-    """Whether round `number`, from 0, may begin, if it takes as long as the last one of its kind."""
-    if run.rounds is not None or number < _least(run):
-        return True
-    return elapsed_s + last_s <= (_BUDGET_QUICK_S if run.quick else _BUDGET_S)
 
 
 def measure_all(run: Run, scenarios: Sequence[Scenario], peers: Sequence[Peer], path: Path) -> None:
@@ -114,39 +128,43 @@ def measure_all(run: Run, scenarios: Sequence[Scenario], peers: Sequence[Peer], 
     )
     for scenario in scenarios:
         run.cells[scenario.name] = {peer.name: [] for peer in peers if scenario.fits(peer)}
-    began = time.perf_counter()
+    until = time.perf_counter() + (_BUDGET_QUICK_S if run.quick else _BUDGET_S)
     with BenchWorld() as world, bar:
-        # Counted as if each scenario needed the least rounds: more of them lengthen it when they come.
         task = bar.add_task("", total=sum(_cells(run, each, peers) for each in scenarios))
+
+        def measure(scenario: Scenario, number: int) -> None:
+            taking_part = _begin_round(run, scenario, peers, number)
+            bar.update(task, description=scenario.name)
+            began = time.perf_counter()
+            for name, figures in _undisturbed(run, world, scenario, taking_part).items():
+                run.cells[scenario.name][name][-1] = figures
+            run.took_s.setdefault(scenario.name, []).append(round(time.perf_counter() - began, 1))
+            bar.advance(task, len(taking_part))
+
         try:
-            lasted = 0.0
             for number in itertools.count():
-                round_began = time.perf_counter()
-                wanted = [each for each in scenarios if goes_on(run, each, number)]
-                if not wanted or not is_time_left(run, number, round_began - began, lasted):
+                wanted = [each for each in scenarios if number < rounds_of_all(run, each)]
+                if not wanted:
                     break
-                if number >= _least(run):
-                    bar.update(task, total=(bar.tasks[0].total or 0) + len(wanted) * len(_PAIR))
                 for scenario in wanted:
-                    taking_part = _begin_round(run, scenario, peers, number)
-                    bar.update(task, description=scenario.name)
-                    scenario_began = time.perf_counter()
-                    for name, figures in _undisturbed(run, world, scenario, taking_part).items():
-                        run.cells[scenario.name][name][-1] = figures
-                    bar.advance(task, len(taking_part))
-                    run.took_s.setdefault(scenario.name, []).append(round(time.perf_counter() - scenario_began, 1))
+                    measure(scenario, number)
                 results.write(run, path)
-                if number >= LEAST_ROUNDS or run.quick:  # earlier ones of other peers are longer
-                    lasted = time.perf_counter() - round_began
+            while (scenario_or_none := least_certain(run, scenarios, until - time.perf_counter())) is not None:
+                # The bar counts them as they come.
+                bar.update(task, total=(bar.tasks[0].total or 0) + len(_PAIR))
+                measure(scenario_or_none, _rounds_so_far(run, scenario_or_none))
+                results.write(run, path)
         except KeyboardInterrupt:
             run.interrupted = True
             results.write(run, path)
 
 
 def _cells(run: Run, scenario: Scenario, peers: Sequence[Peer]) -> int:
-    rounds = min(run.rounds or _least(run), scenario.most_rounds)
     return sum(
-        takes_part(scenario, peer.name, number) for peer in peers if scenario.fits(peer) for number in range(rounds)
+        takes_part(run, scenario, peer.name, number)
+        for peer in peers
+        if scenario.fits(peer)
+        for number in range(rounds_of_all(run, scenario))
     )
 
 
@@ -156,7 +174,7 @@ def _begin_round(run: Run, scenario: Scenario, peers: Sequence[Peer], number: in
         peer
         for peer in peers
         if scenario.fits(peer)
-        and takes_part(scenario, peer.name, number)
+        and takes_part(run, scenario, peer.name, number)
         and run.cells[scenario.name][peer.name].count(None) < _ENOUGH_FAILURES
     ]
     for cells in run.cells[scenario.name].values():

@@ -23,6 +23,7 @@ class Figure(NamedTuple):
 
 FIGURES = {
     "bits_per_s": Figure("throughput", "Gbit/s", True, 1e-9),
+    "bulk_bits_per_s": Figure("throughput of that stream", "Gbit/s", True, 1e-9),
     "cpu_s_per_gb": Figure("CPU of the proxy", "s/GB", False),
     "machine_s_per_gb": Figure("CPU of the machine", "s/GB", False),
     "per_s": Figure("rate", "1/s", True),
@@ -74,6 +75,12 @@ class Scenario(NamedTuple):
     without: tuple[str, ...] = ()
     # For peers with docker-proxy's command line only; started by the scenario itself.
     begin_command: BeginCommand | None = None
+    # What a quick run does instead.
+    begin_quick: Begin | None = None
+
+    def in_brief(self) -> Scenario:
+        """As a quick run has it."""
+        return self._replace(begin=self.begin_quick or self.begin)
 
     @property
     def rounds_of_others(self) -> int:
@@ -90,6 +97,9 @@ class Scenario(NamedTuple):
 
 # How many turns, and how much longer ones, by streams: many take longer until they are steady.
 _BULK_TURNS = {1: (10, 1), 8: (10, 2), 64: (4, 5)}
+
+# Of a few ports; ten turns make any number.
+_PORTS_TURNS = {1: 20, 10: 30}
 
 # Where connections are many, and long to open. Ten thousand processes of socat take most of a minute.
 _WITHOUT = ("dnat", "pyproxy-asyncio", "socat")
@@ -137,12 +147,13 @@ def _all() -> list[Scenario]:
             )  # fmt: skip
     found.append(
         Scenario("tcp-exchange-paced", "TCP request and response, 64 B, 500 a second", "tcp", ECHO_PORT,
-                 ("cpu_us_each", "p50_us", "p99_us"), trials.talk("exchange", 64, connections=1, per_s=500),
+                 ("cpu_us_each", "p50_us", "p90_us"), trials.talk("exchange", 64, connections=1, per_s=500),
                  turns=5, longer=2, apart=True, primary=("cpu_us_each", "p50_us"))
     )  # fmt: skip
     found.append(
         Scenario("tcp-exchange-beside", "TCP request and response, 64 B, beside a bulk stream", "tcp", MIXED_PORT,
-                 ("p50_us", "p99_us", "per_s"), trials.talk("beside_bulk", 64), longer=2, primary=("p50_us", "p99_us"))
+                 ("p50_us", "bulk_bits_per_s", "p99_us", "per_s", "cpu_us_each"), trials.talk("beside_bulk", 64),
+                 longer=4, primary=("p50_us", "bulk_bits_per_s"))
     )  # fmt: skip
     found.append(
         Scenario("tcp-connect", "TCP connect, request, close; 16 at once", "tcp", ECHO_PORT, rate,
@@ -159,8 +170,8 @@ def _all() -> list[Scenario]:
                     f"udp-bulk-{size}-{flows}",
                     f"UDP, {size} B, {flows} flow{'s' * (flows > 1)}",
                     "udp", DATAGRAM_PORT, ("delivered_per_s", "lossless_per_s", "cpu_s_per_million"),
-                    trials.saturated(size, flows, ladder=True),
-                    f"udp-bulk-{size}", flows, quick=flows == 1,
+                    trials.saturated(size, flows, ladder=True), begin_quick=trials.saturated(size, flows),
+                    family=f"udp-bulk-{size}", size=flows, quick=flows == 1,
                     primary=delivered if flows == 1 else delivered[:1],
                 )
             )  # fmt: skip
@@ -190,8 +201,9 @@ def _all() -> list[Scenario]:
     for ports in (1, 10, 100, 1000):
         found.append(
             Scenario(f"ports-{ports}", f"{ports} published port{'s' * (ports > 1)}", "tcp", 0,
-                     ("publish_s", *memory, "processes"), None, "ports", ports, quick=ports == 10, turns=0,
-                     most_rounds=5 if ports < 1000 else 1, begin_command=trials.publish(ports))
+                     ("publish_s", *memory, "processes"), None, "ports", ports, quick=ports == 10,
+                     turns=_PORTS_TURNS.get(ports, 10), most_rounds=5 if ports < 1000 else 1,
+                     begin_command=trials.publish(ports))
         )  # fmt: skip
     found.append(
         Scenario("start", "Start of one proxy", "tcp", 0, ("answer_p50_ms", "answer_to_python", "answer_p99_ms"), None,

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import combinations_with_replacement
-from math import comb, sqrt
+from math import comb, inf, sqrt
 from statistics import median
 from typing import NamedTuple
 
 # A run whose direct figure moved by more than this between rounds says little: the report marks it.
 NOISE = 0.30
 
-# How far from the median its interval may reach. Only with half of it would two runs agree within 15 % by all means,
-# but nearly all ratios that this calls certain did: 142 of 142 in three pairs of runs, 82 of 83 in a fourth
-# (bench/NOTES.md).
+# How far from the median its interval may reach, for a figure to be told. Only with half of it would two runs agree
+# within 15 % by all means, but nearly all ratios that this calls certain did (bench/NOTES.md).
 CERTAIN = 0.15
 
 # "About 9 in 10": of ten rounds it is 0.89 from the 3rd to the 8th, and 0.98 from the 2nd to the 9th.
@@ -29,11 +28,19 @@ class Summary(NamedTuple):
     rounds: int
 
     @property
+    def reach(self) -> float:
+        """How far the interval reaches from the median, as a share of it. Of fewer than five rounds nobody knows; none
+        if all agree.
+        """
+        if self.low == self.high:
+            return 0.0
+        if self.rounds < 5 or not self.median:
+            return inf
+        return max(self.high - self.median, self.median - self.low) / abs(self.median)
+
+    @property
     def is_certain(self) -> bool:
-        """Whether the interval is within 15 % of the median. Not of fewer than five rounds, unless all agree."""
-        return max(self.high - self.median, self.median - self.low) <= CERTAIN * abs(self.median) and (
-            self.rounds >= 5 or self.low == self.high
-        )
+        return self.reach <= CERTAIN
 
 
 def summarize(values: Sequence[float | None]) -> Summary | None:

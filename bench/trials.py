@@ -23,7 +23,7 @@ import psutil
 
 from bench import usage
 from bench.iperf import bits_per_second
-from bench.peers import Peer, Running
+from bench.peers import Beside, Peer, Running
 from bench.stats import percentile
 from bench.world import CLIENT, CLIENT_IPS, BenchWorld, LoadError, StayingLoad
 
@@ -336,7 +336,7 @@ class _Saturated(_Datagrams):
         self._steps += 1
         factor = _NARROW if self._steps > _WIDE_STEPS else _WIDE
         if arrived >= sent * (1 - _PASSES):
-            self._rung *= factor
+            self._rung = min(rate, sent / seconds) * factor  # no further ahead of what the sender can
             if self._steps > _WIDE_STEPS:
                 self._passed.append(arrived / seconds)
         else:
@@ -518,31 +518,57 @@ def start(peer: Peer) -> Iterator[Trial]:
         yield _Start(peer.command, beside.environment)
 
 
-def publish(ports: int) -> BeginCommand:
-    """So many ports, one after the other."""
+# A part of the ports in each turn; so many turns make them all.
+_PARTS = 10
 
-    def measure(peer: Peer) -> Figures:
-        assert peer.command is not None
-        pids: list[int] = []
-        with peer.beside() as beside:
-            try:
-                before = time.perf_counter()
-                for _ in range(ports):
-                    pids.append(_spawn(peer.command, beside.environment))
-                took = time.perf_counter() - before
-                used = usage.memory([*beside.processes, *(psutil.Process(pid) for pid in pids)])
-            finally:
-                _end(pids)
+
+class _Publish:
+    """So many ports, one after the other, some in each turn; when all are there they end, and it begins anew."""
+
+    def __init__(self, command: tuple[str, ...], beside: Beside, ports: int) -> None:
+        self._command = command
+        self._beside = beside
+        self._ports = ports
+        self._took_s = 0.0
+        self._published = 0
+        self.pids: list[int] = []
+
+    def turn(self, seconds: float) -> None:
+        if len(self.pids) == self._ports:
+            _end(self.pids)
+            self.pids.clear()
+        self._publish(max(1, self._ports // _PARTS))
+
+    def figures(self) -> Figures:
+        self._publish(self._ports - len(self.pids))  # of who has fewer turns
+        used = usage.memory([*self._beside.processes, *(psutil.Process(pid) for pid in self.pids)])
         return {
-            "publish_s": took,
-            "pss_each": used.pss / ports,
-            "uss_each": used.uss / ports,
-            "rss_each": used.rss / ports,
+            "publish_s": self._ports * self._took_s / self._published,
+            "pss_each": used.pss / self._ports,
+            "uss_each": used.uss / self._ports,
+            "rss_each": used.rss / self._ports,
             "processes": used.processes,
         }
 
+    def _publish(self, some: int) -> None:
+        before = time.perf_counter()
+        for _ in range(some):
+            self.pids.append(_spawn(self._command, self._beside.environment))
+        self._took_s += time.perf_counter() - before
+        self._published += some
+
+
+def publish(ports: int) -> BeginCommand:
+    """So many ports, 1 or a multiple of 10."""
+
     @contextlib.contextmanager
     def begin(peer: Peer) -> Iterator[Trial]:
-        yield _Alone(lambda: measure(peer))
+        assert peer.command is not None
+        with peer.beside() as beside:
+            trial = _Publish(peer.command, beside, ports)
+            try:
+                yield trial
+            finally:
+                _end(trial.pids)
 
     return begin

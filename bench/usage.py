@@ -96,21 +96,36 @@ def memory(roots: Sequence[psutil.Process]) -> Memory:
 
 
 def strangers() -> float:
-    """CPU seconds, in ticks, used so far by programs that neither are nor descend from this process."""
-    parents: dict[int, int] = {}
-    used: dict[int, int] = {}
-    for pid in psutil.pids():
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has ended: its parent is told its time
-            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-            parents[pid] = int(fields[1])
-            used[pid] = sum(map(int, fields[11:15]))  # user and system, its own and its ended children's (proc(5))
+    """CPU seconds, in ticks, used so far by programs that neither are nor descend from this process.
+
+    What its children leave behind, as a socat that has forked does when it is ended, is still in its process group.
+    """
+    parents, used = _processes()
     return sum(ticks for pid, ticks in used.items() if _is_stranger(pid, parents)) / _TICKS_PER_S
+
+
+def is_stranger(pid: int) -> bool:
+    """Whether a process is one of those."""
+    return _is_stranger(pid, _processes()[0])
 
 
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 # The parent of the kernel's threads, which carry packets, ours above all.
 _KTHREADD = 2
+
+
+def _processes() -> tuple[dict[int, int], dict[int, int]]:
+    """Of all processes the parent, which is this process for all of its group, and the ticks of CPU time."""
+    group = os.getpgrp()
+    parents: dict[int, int] = {}
+    used: dict[int, int] = {}
+    for pid in psutil.pids():
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has ended: its parent is told its time
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            parents[pid] = os.getpid() if int(fields[2]) == group else int(fields[1])
+            used[pid] = sum(map(int, fields[11:15]))  # user and system, its own and its ended children's (proc(5))
+    return parents, used
 
 
 def _is_stranger(pid: int, parents: dict[int, int]) -> bool:

@@ -54,8 +54,8 @@ _TO_SPARE = 0.9
 _TO_SPARE_FOR_NEW = 0.25
 
 # Messages wait for bulk: so many turns of it a second were short for their sake (pyproxy/stream.py), and this process
-# takes such a share of a processor. Round trips beside a bulk stream then have a p50 of 0.5 times docker-proxy's instead
-# of 0.8 to 1.7, and are 2.7 times as many instead of as many; the bulk stream keeps its rate (bench/NOTES.md).
+# takes such a share of a processor. Round trips beside a bulk stream then have a p50 of 0.5 times docker-proxy's
+# instead of 0.8 to 1.7, and are 2.7 times as many instead of as many; the bulk stream keeps its rate (bench/NOTES.md).
 _CONTENDED_PER_S = 200
 _BULK_SHARE = 0.3
 
