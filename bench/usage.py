@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -98,15 +98,22 @@ def memory(roots: Sequence[psutil.Process]) -> Memory:
 def strangers() -> float:
     """CPU seconds, in ticks, used so far by programs that neither are nor descend from this process.
 
-    What its children leave behind, as a socat that has forked does when it is ended, is still in its process group.
+    What its children leave behind, as a socat that has forked does when it is ended, is known by its session.
     """
-    parents, used = _processes()
-    return sum(ticks for pid, ticks in used.items() if _is_stranger(pid, parents)) / _TICKS_PER_S
+    found = _processes()
+    ancestors = set(_line(os.getppid(), found))
+    ticks = 0
+    for pid, process in found.items():
+        if _is_stranger(pid, found):
+            # Those that are left behind are our ancestors' to wait for, one of them's at least (prctl(2),
+            # PR_SET_CHILD_SUBREAPER), and their time is not a stranger's.
+            ticks += process.own_ticks + (process.children_ticks if pid not in ancestors else 0)
+    return ticks / _TICKS_PER_S
 
 
 def is_stranger(pid: int) -> bool:
     """Whether a process is one of those."""
-    return _is_stranger(pid, _processes()[0])
+    return _is_stranger(pid, _processes())
 
 
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
@@ -115,20 +122,39 @@ _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _KTHREADD = 2
 
 
-def _processes() -> tuple[dict[int, int], dict[int, int]]:
-    """Of all processes the parent, which is this process for all of its group, and the ticks of CPU time."""
-    group = os.getpgrp()
-    parents: dict[int, int] = {}
-    used: dict[int, int] = {}
+class _Process(NamedTuple):
+    """What /proc/PID/stat says (proc(5))."""
+
+    parent: int
+    session: int
+    own_ticks: int  # user and system
+    children_ticks: int  # of those that have ended
+
+
+def _processes() -> dict[int, _Process]:
+    found: dict[int, _Process] = {}
     for pid in psutil.pids():
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has ended: its parent is told its time
             fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-            parents[pid] = os.getpid() if int(fields[2]) == group else int(fields[1])
-            used[pid] = sum(map(int, fields[11:15]))  # user and system, its own and its ended children's (proc(5))
-    return parents, used
+            user, system, children_user, children_system = map(int, fields[11:15])
+            found[pid] = _Process(int(fields[1]), int(fields[3]), user + system, children_user + children_system)
+    return found
 
 
-def _is_stranger(pid: int, parents: dict[int, int]) -> bool:
-    while pid not in (0, _KTHREADD, os.getpid()):
-        pid = parents.get(pid, 0)
-    return pid == 0
+def _line(pid: int, processes: Mapping[int, _Process]) -> Iterator[int]:
+    """A process and its ancestors."""
+    while process := processes.get(pid):
+        yield pid
+        pid = process.parent
+
+
+def _is_stranger(pid: int, processes: Mapping[int, _Process]) -> bool:
+    ours = os.getsid(0)
+    for each in _line(pid, processes):
+        if each in (os.getpid(), _KTHREADD):
+            return False
+        process = processes[each]
+        parent = processes.get(process.parent)
+        if process.session == ours != each and (parent is None or parent.session != ours):
+            return False  # left behind
+    return True

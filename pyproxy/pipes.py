@@ -6,6 +6,7 @@ borrows one when its traffic turns out to be bulk and gives it back, empty, when
 
 from __future__ import annotations
 
+import _socket
 import contextlib
 import fcntl
 import os
@@ -27,8 +28,8 @@ _KEPT = 16
 class Pipes:
     """A pool of empty pipes, each a (read, write) pair of descriptors. `close` closes those that are not lent.
 
-    What those who borrow must know of one another is kept here too: how many of the `short_turns` of bulk are still to
-    come, and how many have been `contended`, which others waited for, so far (pyproxy/stream.py).
+    What those who borrow must know of one another is kept here too (pyproxy/stream.py): how many of the next turns of
+    bulk are to be short, who `spoke` last, and how many turns have been `cut_short` so far.
     """
 
     def __init__(self, *, unlimited: bool | None = None) -> None:
@@ -36,7 +37,8 @@ class Pipes:
         self._free: list[tuple[int, int]] = []
         self._lent = 0
         self.short_turns = 0
-        self.contended = 0
+        self.spoke: _socket.socket | None = None
+        self.cut_short = 0
         self._unlimited = unlimited
 
     def borrow(self) -> tuple[int, int] | None:

@@ -6,7 +6,7 @@ accept new clients from the same socket. What is idle elsewhere decides, not how
 traffic may be on this machine and keep its processors busy, and a worker would take from those (bench/NOTES.md).
 
 Where messages wait for bulk to have its turn, they go on in a worker too, and bulk stays: then it is the kernel that
-shares the processors out, message by message, and neither pays for the other.
+shares the processors out, and it lets those who wake up for a moment go first.
 
 A worker speaks with the first process over a socket: it says when it has let go of what is not its own, and is told to
 go on with what is; and its totals whenever it is asked, and when it ends. It ends when it has had nothing to do for a
@@ -53,11 +53,11 @@ _TO_SPARE = 0.9
 # of the live ones is worth moving then.
 _TO_SPARE_FOR_NEW = 0.25
 
-# Messages wait for bulk: so many turns of it a second were short for their sake (pyproxy/stream.py), and this process
-# takes such a share of a processor. Round trips beside a bulk stream then have a p50 of 0.5 times docker-proxy's
-# instead of 0.8 to 1.7, and are 2.7 times as many instead of as many; the bulk stream keeps its rate (bench/NOTES.md).
-_CONTENDED_PER_S = 200
-_BULK_SHARE = 0.3
+# Messages wait for bulk: so many turns of it a second are cut short for them (pyproxy/stream.py), and this process has
+# such a share of a processor. Round trips beside a bulk stream then have a p50 of 0.5 times docker-proxy's, not 0.8 to
+# 1.7, and there are 2.7 times as many, not as many, at the same rate of the stream (bench/NOTES.md).
+_CUT_SHORT_PER_S = 200
+_BUSY = 0.3
 
 # A worker without connections ends after this to twice this long. A guess.
 _IDLE_S = 5.0
@@ -82,9 +82,9 @@ def default_most() -> int:
 class _Load(NamedTuple):
     """What a look at the load saw."""
 
-    idle_s: float  # of the machine's processors, so far
+    idle_s: float | None  # of the machine's processors, so far; only looked at where this process takes one
     accepted: int
-    contended: int
+    cut_short: int  # turns of bulk
     moved: dict[Connection, int] | None  # bytes; only looked at where it may matter, as it takes time
 
 
@@ -169,28 +169,33 @@ class Workers:
         self._spun = False
         self._since, self._used_s = now, used_s
         before, self._before = self._before, None
-        if not (saturated or share > _BULK_SHARE) or len(self._workers) >= self._most - 1:
+        if not (saturated or share > _BUSY) or len(self._workers) >= self._most - 1:
             return
         listener = self._listener
-        try:
-            load = self._before = _Load(_idle_s(), listener.accepted, self._pipes.contended, None)
-        except OSError:
-            return  # no descriptor left, or no /proc: no worker then
+        idle_s = None
+        if saturated:
+            with contextlib.suppress(OSError):  # no descriptor left, or no /proc: nothing to spare, for all we know
+                idle_s = _idle_s()
+        load = self._before = _Load(idle_s, listener.accepted, self._pipes.cut_short, None)
         if before is None:
             return
-        to_spare = (load.idle_s - before.idle_s) / took_s if saturated else 0.0
-        contended = share > _BULK_SHARE and load.contended - before.contended > _CONTENDED_PER_S * took_s
+        to_spare = (idle_s - before.idle_s) / took_s if idle_s is not None and before.idle_s is not None else 0.0
         if to_spare >= _TO_SPARE_FOR_NEW and load.accepted - before.accepted > listener.live:
             self._begin([])
-        elif contended or to_spare >= _TO_SPARE:
+        elif to_spare >= _TO_SPARE or (share > _BUSY and load.cut_short - before.cut_short > _CUT_SHORT_PER_S * took_s):
             moved = {connection: connection.moved for connection in listener.connections}
             if before.moved is None:
                 self._before = load._replace(moved=moved)
                 return
+            # Those who would else wait for bulk go first.
             busy = [one for one, count in moved.items() if count != before.moved.get(one, 0) and one.movable]
-            moving = [one for one in busy if not one.is_bulk] if contended else busy[::2]
-            if 0 < len(moving) < len(busy):
-                self._begin(moving)
+            busy.sort(key=lambda one: one.is_bulk)
+            messages = sum(not one.is_bulk for one in busy)
+            some = len(busy) // 2 if to_spare >= _TO_SPARE else 0
+            if messages < len(busy) and (not some or len(self._workers) == self._most - 2):
+                some = max(some, messages)  # there is no further worker to come for the rest of them
+            if 0 < some < len(busy):
+                self._begin(busy[:some])
 
     def _begin(self, moving: list[Connection]) -> None:
         """Make a worker, and leave these connections to it."""

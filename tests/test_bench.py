@@ -817,7 +817,7 @@ def test_what_our_own_processes_use_is_no_disturbance() -> None:
 
 @pytest.mark.parametrize("ours", [False, True], ids=["another's", "left by one of ours"])
 def test_what_others_use_is_a_disturbance(ours: bool) -> None:
-    """A busy program whose parent has ended is nobody's here, unless it is in our process group."""
+    """A busy program whose parent has ended is nobody's here, unless it is of our session."""
     busy = "import time\nwhile time.process_time() < 0.3: pass\nprint('done', flush=True)\ntime.sleep(100)"
     begin = f"subprocess.Popen([sys.executable, '-c', sys.argv[1]], start_new_session={not ours})"
     orphan = f"import subprocess, sys\nprint({begin}.pid, flush=True)"

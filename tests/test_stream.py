@@ -57,49 +57,96 @@ def test_a_reset_between_splice_and_a_look_for_more_is_not_taken_for_the_end() -
         assert received + taken(far) == 150_000
 
 
+class Bulk:
+    """A stream of which always more waits than a turn takes, and whose sink takes all."""
+
+    def __init__(self, stack: contextlib.ExitStack, pipes: Pipes) -> None:
+        self._peer, source = stack.enter_context(connection())
+        sink, self._far = stack.enter_context(connection())
+        for sock in (self._peer, source, sink, self._far):
+            sock.setblocking(False)
+        self.source, self.sink = source, sink
+        self.relay = StreamRelay(source, sink, pipes)
+        stack.callback(self.relay.release)
+        for _ in range(1000):
+            if self.relay.is_bulk:
+                return
+            self.turn()
+        raise AssertionError("it does not become bulk")
+
+    def turn(self) -> int:
+        """How many bytes go in a turn."""
+        for _ in range(1000):
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    self._peer.send(bytes(1 << 20))
+            before = self.relay.moved
+            outcome = self.relay.pump(True)
+            taken(self._far)
+            if outcome == MORE:
+                return self.relay.moved - before
+        raise AssertionError("never as much as a turn takes")
+
+
 def test_bulk_makes_way_for_those_who_speak_in_turn() -> None:
     """A message that was read by itself makes the next turns of bulk short, as its answer may come meanwhile."""
     with (
-        connection() as (peer, source),
-        connection() as (sink, far),
+        contextlib.closing(Pipes()) as pipes,
+        contextlib.ExitStack() as stack,
         connection() as (client, speaker),
         connection() as (listener, container),
-        contextlib.closing(Pipes()) as pipes,
     ):
-        for sock in (peer, source, sink, far, speaker, listener):
-            sock.setblocking(False)
-        bulk, message = StreamRelay(source, sink, pipes), StreamRelay(speaker, listener, pipes)
-        full = bytes(1 << 20)
-
-        def turn() -> int:
-            """Bytes that bulk moves in a turn, where there are more than it takes, and its sink takes all."""
-            while True:
-                with contextlib.suppress(BlockingIOError):
-                    while True:
-                        peer.send(full)
-                before = bulk.moved
-                if bulk.pump(True) == MORE:
-                    return bulk.moved - before
-                taken(far)
-
-        while not bulk.is_bulk:
-            turn()
-        taken(far)
-        assert turn() >= 1 << 20
-        assert pipes.contended == 0
+        bulk = Bulk(stack, pipes)
+        pipes.short_turns = pipes.cut_short = 0  # its own beginning may have been short of a full read
+        assert bulk.turn() >= 1 << 20
+        assert pipes.cut_short == 0
+        message = StreamRelay(speaker, listener, pipes)
         client.sendall(b"a question")
         assert message.pump(False) == WAIT
         assert container.recv(16) == b"a question"
         assert not message.is_bulk
-        while pipes.short_turns:
-            before = pipes.contended
-            moved = turn()
-            assert moved < 2 << 17 or pipes.contended == before
-        assert pipes.contended > 0
-        taken(far)
-        assert turn() >= 1 << 20
-        for relay in (bulk, message):
-            relay.release()
+        short = pipes.short_turns
+        assert short > 0
+        for number in range(short):
+            assert bulk.turn() < 2 << 17
+            assert pipes.cut_short == number + 1
+        assert bulk.turn() >= 1 << 20
+        assert pipes.cut_short == short
+
+
+def test_what_a_stream_is_answered_does_not_cut_it_short() -> None:
+    with contextlib.closing(Pipes()) as pipes, contextlib.ExitStack() as stack, connection() as (_, answered):
+        bulk = Bulk(stack, pipes)
+        pipes.short_turns, pipes.spoke = 4, bulk.sink
+        assert bulk.turn() >= 1 << 20
+        assert pipes.short_turns == 4
+        pipes.spoke = answered
+        assert bulk.turn() < 2 << 17
+
+
+def test_a_turn_cut_short_is_no_sign_of_little_to_do() -> None:
+    """What is left over after it may be little; splicing goes on all the same."""
+    with (
+        contextlib.closing(Pipes()) as pipes,
+        connection() as (peer, source),
+        connection() as (sink, far),
+    ):
+        for sock in (source, sink, far):
+            sock.setblocking(False)
+        relay = StreamRelay(source, sink, pipes)
+        poll = select.poll()
+        poll.register(source, select.POLLIN)
+        sent = 0
+        for _ in range(50):
+            peer.sendall(bytes(150_000))
+            sent += 150_000
+            while relay.moved < sent:
+                pipes.short_turns = 1
+                if relay.pump(False) == WAIT:
+                    taken(far)
+                    assert relay.moved == sent or poll.poll(1000 * PATIENCE_S)
+        assert relay.is_bulk
+        relay.release()
 
 
 def taken(sock: socket.socket) -> int:

@@ -295,6 +295,11 @@ def test_messages_that_wait_for_bulk_go_on_in_a_worker_and_bulk_stays(loop_flag:
             proxy.totals()  # answered when it has taken over what is its own
             with proxy.held():
                 ask(speaker, listens)
+                before = -1
+                while select.select([], [client], [], 0.1)[1] or before != sent:  # until no buffer takes any more
+                    before = sent
+                ask(speaker, listens)
+                assert sent == before
         finally:
             stop.set()
         for thread in threads:
