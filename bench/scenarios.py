@@ -98,8 +98,7 @@ class Scenario(NamedTuple):
 # How many turns, and how much longer ones, by streams: many take longer until they are steady.
 _BULK_TURNS = {1: (10, 1), 8: (10, 2), 64: (4, 5)}
 
-# Of a few ports; ten turns make any number.
-_PORTS_TURNS = {1: 20, 10: 30}
+_PORTS_TURNS = {1: 20, 10: 30, 100: 10, 1000: 0}
 
 # Where connections are many, and long to open. Ten thousand processes of socat take most of a minute.
 _WITHOUT = ("dnat", "pyproxy-asyncio", "socat")
@@ -202,7 +201,7 @@ def _all() -> list[Scenario]:
         found.append(
             Scenario(f"ports-{ports}", f"{ports} published port{'s' * (ports > 1)}", "tcp", 0,
                      ("publish_s", *memory, "processes"), None, "ports", ports, quick=ports == 10,
-                     turns=_PORTS_TURNS.get(ports, 10), most_rounds=5 if ports < 1000 else 1,
+                     turns=_PORTS_TURNS[ports], most_rounds=5 if ports < 1000 else 1,
                      begin_command=trials.publish(ports))
         )  # fmt: skip
     found.append(

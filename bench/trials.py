@@ -523,7 +523,9 @@ _PARTS = 10
 
 
 class _Publish:
-    """So many ports, one after the other, some in each turn; when all are there they end, and it begins anew."""
+    """So many ports, one after the other, some in each turn; when all are there they end, and it begins anew. Without
+    turns all at once, and nobody else's are there: a thousand processes more make each start take longer.
+    """
 
     def __init__(self, command: tuple[str, ...], beside: Beside, ports: int) -> None:
         self._command = command
@@ -535,13 +537,13 @@ class _Publish:
 
     def turn(self, seconds: float) -> None:
         if len(self.pids) == self._ports:
-            _end(self.pids)
-            self.pids.clear()
+            self.end()
         self._publish(max(1, self._ports // _PARTS))
 
     def figures(self) -> Figures:
         self._publish(self._ports - len(self.pids))  # of who has fewer turns
         used = usage.memory([*self._beside.processes, *(psutil.Process(pid) for pid in self.pids)])
+        self.end()
         return {
             "publish_s": self._ports * self._took_s / self._published,
             "pss_each": used.pss / self._ports,
@@ -549,6 +551,10 @@ class _Publish:
             "rss_each": used.rss / self._ports,
             "processes": used.processes,
         }
+
+    def end(self) -> None:
+        _end(self.pids)
+        self.pids.clear()
 
     def _publish(self, some: int) -> None:
         before = time.perf_counter()
@@ -569,6 +575,6 @@ def publish(ports: int) -> BeginCommand:
             try:
                 yield trial
             finally:
-                _end(trial.pids)
+                trial.end()
 
     return begin
