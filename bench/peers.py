@@ -335,6 +335,10 @@ NOT_MEASURED = {
 }
 
 
+# In which a process ends that has been told to.
+_ENDS_S = 1
+
+
 @contextlib.contextmanager
 def ended(world: BenchWorld, words: Sequence[str], stderr: int = subprocess.DEVNULL) -> Iterator[subprocess.Popen[str]]:
     """A process on the host for the time of the block; it and its children are gone afterwards, and the port free."""
@@ -342,15 +346,20 @@ def ended(world: BenchWorld, words: Sequence[str], stderr: int = subprocess.DEVN
     try:
         yield process
     finally:
+        tree: list[psutil.Process] = []
         with contextlib.suppress(psutil.NoSuchProcess):
             tree = psutil.Process(process.pid).children(recursive=True)
             process.terminate()
-            psutil.wait_procs(tree, timeout=1)
-            for child in tree:
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    child.kill()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(_ENDS_S)
         process.kill()
         process.wait()
+        # Only now are those that it has left behind to be waited for here (usage.adopt_orphans).
+        _, alive = psutil.wait_procs(tree, timeout=_ENDS_S)
+        for child in alive:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                child.kill()
+        psutil.wait_procs(alive, timeout=_ENDS_S)
         for stream in (process.stdout, process.stderr):
             if stream is not None:
                 stream.close()

@@ -7,6 +7,7 @@ memory is read when nothing moves. What is not sampled cannot be disturbed by sa
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -95,20 +96,23 @@ def memory(roots: Sequence[psutil.Process]) -> Memory:
     return Memory(sum(m.uss for m in full), sum(m.pss for m in full), sum(m.rss for m in full), len(full))
 
 
-def strangers() -> float:
-    """CPU seconds, in ticks, used so far by programs that neither are nor descend from this process.
+# linux/prctl.h
+_PR_SET_CHILD_SUBREAPER = 36
 
-    What its children leave behind, as a socat that has forked does when it is ended, is known by its session.
+
+def adopt_orphans() -> None:
+    """Whom a child leaves behind, as a socat does that has forked, becomes a child of this process and not of init's
+    (prctl(2)), for whoever ended its parent to wait for.
+    """
+    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def strangers() -> float:
+    """CPU seconds, in ticks, used so far by programs that neither are nor descend from this process: see
+    `adopt_orphans`.
     """
     found = _processes()
-    ancestors = set(_line(os.getppid(), found))
-    ticks = 0
-    for pid, process in found.items():
-        if _is_stranger(pid, found):
-            # Those that are left behind are our ancestors' to wait for, one of them's at least (prctl(2),
-            # PR_SET_CHILD_SUBREAPER), and their time is not a stranger's.
-            ticks += process.own_ticks + (process.children_ticks if pid not in ancestors else 0)
-    return ticks / _TICKS_PER_S
+    return sum(process.ticks for pid, process in found.items() if _is_stranger(pid, found)) / _TICKS_PER_S
 
 
 def is_stranger(pid: int) -> bool:
@@ -126,9 +130,7 @@ class _Process(NamedTuple):
     """What /proc/PID/stat says (proc(5))."""
 
     parent: int
-    session: int
-    own_ticks: int  # user and system
-    children_ticks: int  # of those that have ended
+    ticks: int  # user and system, with those of children that have ended
 
 
 def _processes() -> dict[int, _Process]:
@@ -136,8 +138,7 @@ def _processes() -> dict[int, _Process]:
     for pid in psutil.pids():
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has ended: its parent is told its time
             fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-            user, system, children_user, children_system = map(int, fields[11:15])
-            found[pid] = _Process(int(fields[1]), int(fields[3]), user + system, children_user + children_system)
+            found[pid] = _Process(int(fields[1]), sum(map(int, fields[11:15])))
     return found
 
 
@@ -149,12 +150,4 @@ def _line(pid: int, processes: Mapping[int, _Process]) -> Iterator[int]:
 
 
 def _is_stranger(pid: int, processes: Mapping[int, _Process]) -> bool:
-    ours = os.getsid(0)
-    for each in _line(pid, processes):
-        if each in (os.getpid(), _KTHREADD):
-            return False
-        process = processes[each]
-        parent = processes.get(process.parent)
-        if process.session == ours != each and (parent is None or parent.session != ours):
-            return False  # left behind
-    return True
+    return not any(each in (os.getpid(), _KTHREADD) for each in _line(pid, processes))
