@@ -37,8 +37,8 @@ def main() -> None:
     )  # fmt: skip
     run.add_argument(
         "--rounds", type=int,
-        help="rounds: from the 6th on pyproxy and docker-proxy alone (default: 5, and more where their ratios are least"
-        " certain, as long as there is time)",
+        help="rounds: from the 6th on pyproxy and docker-proxy alone (default: 5, of other peers fewer, and more where"
+        " the ratios between those two are least certain, as long as there is time)",
     )  # fmt: skip
     run.add_argument("--seconds", type=float, default=0.03, help="seconds of a turn, of ten in a round (default 0.03)")
     run.add_argument("--output", type=Path, default=FOLDER, help="folder of the results (default build/bench)")
@@ -142,16 +142,16 @@ def choose_peers(wanted: list[str], *, quick: bool) -> tuple[list[Peer], dict[st
 
 
 def choose_scenarios(wanted: list[str], *, quick: bool) -> list[Scenario]:
-    if not wanted:
-        return [scenario.in_brief() for scenario in SCENARIOS if scenario.quick] if quick else SCENARIOS
     names = {scenario.name for scenario in SCENARIOS}
     exact, beginnings = set(wanted) & names, tuple(set(wanted) - names)
     found = [each for each in SCENARIOS if each.name in exact or each.name.startswith(beginnings)]
-    if not found:
+    if not wanted:
+        found = [each for each in SCENARIOS if each.quick or not quick]
+    elif not found:
         raise ResultsError(
             f"no scenario begins with {', '.join(wanted)}: known are {', '.join(s.name for s in SCENARIOS)}"
         )
-    return found
+    return [each.in_brief() for each in found] if quick else found
 
 
 if __name__ == "__main__":

@@ -38,9 +38,11 @@ CELL_ERRORS = (LoadError, IperfError, CommandError, subprocess.TimeoutExpired, p
 # After this many failed rounds a peer is not asked again in that scenario.
 _ENOUGH_FAILURES = 2
 
-# Rounds in which pyproxy, docker-proxy and direct are measured; other peers in fewer (`Scenario.rounds_of_others`). In
-# further ones it is pyproxy and docker-proxy alone: the ratio between them is what is quoted most.
+# Rounds in which all are measured, if it is said how many (`--rounds`) or peers are few; else others than pyproxy,
+# docker-proxy and direct in fewer (`Scenario.rounds_of_others`), for all to end in the time there is. In further ones
+# it is pyproxy and docker-proxy alone: the ratio between them is what is quoted most.
 LEAST_ROUNDS = 5
+_FEW_PEERS = 5
 # A quick run is to end within two minutes.
 _LEAST_ROUNDS_QUICK = 3
 _PAIR = ("pyproxy", "docker-proxy")
@@ -57,8 +59,9 @@ _PRIMARY_COUNTS = 1.5
 _BUDGET_S = 11 * 60
 _BUDGET_QUICK_S = 105
 
-# Of a scenario's turns other peers than the pair have one in so many.
-_ONE_IN = 2
+# Of a scenario's turns direct has one in so many, and other peers, of whom there are many.
+_ONE_IN_OF_DIRECT = 2
+_ONE_IN = 4
 
 _FIRST_PORT = 9000
 
@@ -72,12 +75,15 @@ def takes_part(run: Run, scenario: Scenario, peer: str, number: int) -> bool:
     """Whether a peer is measured in round `number`, from 0."""
     if peer in _PAIR:
         return True
-    return number < (_least(run) if peer in QUICK else min(_least(run), scenario.rounds_of_others))
+    in_all = peer in QUICK or run.rounds is not None or len(run.peers) <= _FEW_PEERS
+    return number < (_least(run) if in_all else min(_least(run), scenario.rounds_of_others))
 
 
 def rounds_of_all(run: Run, scenario: Scenario) -> int:
     """How many rounds a scenario has with all others, in turn."""
-    return min(run.rounds or _least(run), scenario.most_rounds)
+    if run.rounds is None:
+        return min(_least(run), scenario.most_rounds)
+    return min(run.rounds, max(LEAST_ROUNDS, scenario.most_rounds))
 
 
 def least_certain(run: Run, scenarios: Sequence[Scenario], left_s: float) -> Scenario | None:
@@ -210,13 +216,19 @@ def measure_round(
             runners[peer.name].begin(world, scenario, peer, _FIRST_PORT + number)
         for turn in range(scenario.turns):
             for name in turns_order(list(runners), turn):
-                if name in _PAIR or turn % _ONE_IN == 0:
+                if turn % _one_in(name) == 0:
                     runners[name].turn(seconds * scenario.longer)
         for name, runner in runners.items():
             if (figures := runner.figures()) is not None:
                 found[name] = figures
     errors = {name: runner.error for name, runner in runners.items() if runner.error is not None}
     return {name: figures for name, figures in found.items() if name not in errors}, errors
+
+
+def _one_in(peer: str) -> int:
+    if peer in _PAIR:
+        return 1
+    return _ONE_IN_OF_DIRECT if peer in QUICK else _ONE_IN
 
 
 def turns_order(names: Sequence[str], turn: int) -> list[str]:

@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from bench import results, trials, usage
+from bench.__main__ import choose_scenarios
 from bench.compare import compare, print_comparison
 from bench.iperf import IperfError, bits_per_second
 from bench.peers import Direct, Dnat, DockerProxyLike, Peer, Running, known_peers
@@ -506,13 +507,14 @@ def recorded(turns: list[str], fails_in: dict[str, int]) -> Scenario:
 
 def test_peers_take_turns_and_each_is_the_first_in_turn(world: BenchWorld) -> None:
     turns: list[str] = []
-    peers = [Named(name) for name in ("pyproxy", "docker-proxy", "socat")]
+    peers = [Named(name) for name in ("pyproxy", "docker-proxy", "direct", "socat")]
     found, errors = measure_round(world, recorded(turns, {}), peers, 0.01)
-    ours, base, other = "pyproxy", "docker-proxy", "socat"
-    # Other peers have one turn in two: there are more of them, and more of ours are wanted.
-    assert turns[:-3] == [ours, base, other, base, ours, base, other, ours, ours, base]
-    assert sorted(turns[-3:]) == sorted(f"{peer.name} ended" for peer in peers)
-    assert (found, errors) == ({ours: {"per_s": 4}, base: {"per_s": 4}, other: {"per_s": 2}}, {})
+    ours, base, limit, other = "pyproxy", "docker-proxy", "direct", "socat"
+    # Direct has one turn in two, other peers, of whom there are many, one in four.
+    assert turns[:-4] == [ours, base, limit, other, base, ours, base, limit, ours, ours, base]
+    assert sorted(turns[-4:]) == sorted(f"{peer.name} ended" for peer in peers)
+    figures = {ours: {"per_s": 4}, base: {"per_s": 4}, limit: {"per_s": 2}, other: {"per_s": 1}}
+    assert (found, errors) == (figures, {})
 
 
 def test_each_peer_follows_each_other_and_is_first_in_turn() -> None:
@@ -706,14 +708,29 @@ def test_rounds_are_as_many_as_asked_for() -> None:
     assert rounds_of_all(run, scenario("tcp-exchange-64-100")) == 5
     run.rounds = 4
     assert rounds_of_all(run, scenario("tcp-exchange-64-100")) == 4
-    assert rounds_of_all(run, scenario("idle-10000")) == 1  # whose rounds are long, and its memory the same in all
+    assert rounds_of_all(run, scenario("idle-10000")) == 4
     assert further(run, "tcp-exchange-64-100") is None
-    run.rounds, run.quick = None, True
+    run.rounds = 12
+    assert rounds_of_all(run, scenario("tcp-exchange-64-100")) == 12
+    assert rounds_of_all(run, scenario("idle-10000")) == 5
+    run.rounds = None
+    assert rounds_of_all(run, scenario("idle-10000")) == 1  # whose rounds are long, and its memory the same in all
+    run.quick = True
     assert rounds_of_all(run, scenario("tcp-exchange-64-100")) == 3
+
+
+def test_a_quick_run_is_brief_where_scenarios_are_named_too() -> None:
+    (whole,) = choose_scenarios(["udp-bulk-64-100"], quick=False)
+    (brief,) = choose_scenarios(["udp-bulk-64-100"], quick=True)
+    assert whole == scenario("udp-bulk-64-100")
+    assert brief.begin is whole.begin_quick is not whole.begin
+    assert all(each.quick for each in choose_scenarios([], quick=True))
+    assert choose_scenarios([], quick=False) == SCENARIOS
 
 
 def test_what_is_quoted_most_is_measured_most() -> None:
     run = adaptive([])
+    run.peers = {peer.name: "" for peer in known_peers()}
 
     def rounds(peer: str, name: str = "tcp-connect") -> list[bool]:
         return [takes_part(run, scenario(name), peer, number) for number in (0, 1, 2, 4, 5, 20)]
@@ -722,8 +739,12 @@ def test_what_is_quoted_most_is_measured_most() -> None:
     assert rounds("direct") == [True, True, True, True, False, False]
     assert rounds("socat") == [True, True, False, False, False, False]
     assert rounds("socat", "tcp-bulk-both-8") == [True, False, False, False, False, False]
-    run.quick = True
+    run.rounds = 12
+    assert rounds("socat", "tcp-bulk-both-8") == rounds("direct") == [True, True, True, True, False, False]
+    run.rounds, run.quick = None, True
     assert rounds("direct") == [True, True, True, False, False, False]
+    run.peers, run.quick = {"pyproxy": "", "docker-proxy": "", "direct": "", "socat": ""}, False
+    assert rounds("socat", "tcp-bulk-both-8") == [True, True, True, True, False, False]
 
 
 # The load server.
