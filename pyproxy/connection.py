@@ -108,7 +108,7 @@ class Connection:
 
     @property
     def is_bulk(self) -> bool:
-        """Whether more than messages come either way."""
+        """Whether what came last was bulk, either way."""
         return self._up is not None and self._down is not None and (self._up.is_bulk or self._down.is_bulk)
 
     @property

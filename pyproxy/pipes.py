@@ -29,7 +29,7 @@ class Pipes:
     """A pool of empty pipes, each a (read, write) pair of descriptors. `close` closes those that are not lent.
 
     What those who borrow must know of one another is kept here too (pyproxy/stream.py): how many of the next turns of
-    bulk are to be short, who `spoke` last, and how many turns have been `cut_short` so far.
+    bulk are to be short, whereto bulk goes (`sinks`), and how many turns have been `cut_short` so far.
     """
 
     def __init__(self, *, unlimited: bool | None = None) -> None:
@@ -37,7 +37,7 @@ class Pipes:
         self._free: list[tuple[int, int]] = []
         self._lent = 0
         self.short_turns = 0
-        self.spoke: _socket.socket | None = None
+        self.sinks: set[_socket.socket] = set()
         self.cut_short = 0
         self._unlimited = unlimited
 

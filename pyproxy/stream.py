@@ -33,10 +33,11 @@ _THIN_WAKE_UPS = 4
 # (bench/NOTES.md).
 _TURN = 16
 _TURN_BYTES = CHUNK_BYTES
-# After a message that was read by itself, the next turns of bulk are so many short ones: its answer may come any time,
-# and would wait for the end of a long one, 0.3 ms. Where client and container have a processor each, an exchange beside
-# a bulk stream in the same process then has a p50 of 145 us instead of 770 (docker-proxy's 115), and the stream 0.7
-# times docker-proxy's rate instead of 1.2; 64 KiB would make it 110 us and 0.5, more turns only cost (bench/NOTES.md).
+# After a message, a read that leaves room in the buffer, the next turns of bulk are so many short ones: its answer may
+# come any time, and would wait for the end of a long one, 0.3 ms. Where client and container have a processor each, an
+# exchange beside a bulk stream in the same process then has a p50 of 145 us instead of 770 (docker-proxy's 115), and
+# the stream 0.7 times docker-proxy's rate instead of 1.2; 64 KiB would make it 110 us and 0.5, more turns only cost
+# (bench/NOTES.md).
 _SHORT_TURN_BYTES = 1 << 17
 _SHORT_TURNS = 4
 
@@ -65,7 +66,7 @@ class StreamRelay:
 
     @property
     def is_bulk(self) -> bool:
-        """Whether what comes has lately been bulk."""
+        """Whether what came last was bulk."""
         return self._pipe is not None
 
     def pump(self, exhaustive: bool) -> int:
@@ -105,13 +106,15 @@ class StreamRelay:
                 self._streak += 1
                 if self._streak >= _FULL_READS and (pipe := self._pipes.borrow()) is not None:
                     self._pipe = pipe
+                    self._pipes.sinks.add(self._sink)
                     self._streak = 0
                     bound_receive_buffer(self._source)
                     return self._splice(exhaustive)
                 continue
             self._streak = 0
-            self._pipes.short_turns = _SHORT_TURNS
-            self._pipes.spoke = self._source
+            # From where bulk goes it is the bulk's own answer, mostly, which waits for nobody.
+            if self._source not in self._pipes.sinks:
+                self._pipes.short_turns = _SHORT_TURNS
             if not exhaustive:
                 self.waits = SOURCE
                 return WAIT
@@ -124,6 +127,7 @@ class StreamRelay:
         self._held = None
         if self._pipe is not None:
             self._pipes.give_back(self._pipe, empty=not self._piped)
+            self._pipes.sinks.discard(self._sink)
             self._pipe = None
 
     def let_go(self) -> None:
@@ -131,6 +135,7 @@ class StreamRelay:
         self.waits = NOTHING
         if self._pipe is not None:
             self._pipes.let_go(self._pipe)
+            self._pipes.sinks.discard(self._sink)
             self._pipe = None
 
     def _send_held(self) -> int:
@@ -160,8 +165,7 @@ class StreamRelay:
         source, sink = self._source.fileno(), self._sink.fileno()
         before = self.moved
         most = _TURN_BYTES
-        # What comes the other way on the same connection acknowledges this, mostly: it waits for nobody else.
-        if self._pipes.short_turns and self._pipes.spoke is not self._sink:
+        if self._pipes.short_turns:
             self._pipes.short_turns -= 1
             most = _SHORT_TURN_BYTES
         while self.moved - before < most:
@@ -222,6 +226,7 @@ class StreamRelay:
     def _stop_splicing(self) -> None:
         assert self._pipe is not None
         self._pipes.give_back(self._pipe, empty=True)
+        self._pipes.sinks.discard(self._sink)
         self._pipe = None
         self._streak = 0
 

@@ -1,12 +1,13 @@
-"""More processes for a port that keeps one busy, as long as the machine has a processor to spare.
+"""More processes for a port that keeps one busy.
 
 When this process has used up a processor, several connections share it, and another processor is idle, it makes a copy
-of itself by fork(2): a worker. Every other busy connection goes on in the worker, from the byte where it is, and both
-accept new clients from the same socket. What is idle elsewhere decides, not how much there is to do: both ends of the
-traffic may be on this machine and keep its processors busy, and a worker would take from those (bench/NOTES.md).
+of itself by fork(2): a worker. Half of the busy connections go on in the worker, messages first, from the byte where
+they are, and both accept new clients from the same socket. What is idle elsewhere decides, not how much there is to do:
+both ends of the traffic may be on this machine and keep its processors busy, and a worker would take from those
+(bench/NOTES.md).
 
-Where messages wait for bulk to have its turn, they go on in a worker too, and bulk stays: then it is the kernel that
-shares the processors out, and it lets those who wake up for a moment go first.
+Where messages wait for bulk to have its turn, they go on in a worker even if no processor is idle, and bulk stays: then
+it is the kernel that shares the processors out, and it lets those who wake up for a moment go first.
 
 A worker speaks with the first process over a socket: it says when it has let go of what is not its own, and is told to
 go on with what is; and its totals whenever it is asked, and when it ends. It ends when it has had nothing to do for a
@@ -41,7 +42,8 @@ from pyproxy.signals import Signals, hold, release
 # By default at most so many processes: what one port should take of a large machine unasked. A guess.
 _MOST = 4
 
-# How long a look at the load takes; two in a row must find it too high. /proc/stat counts in ticks of 10 ms.
+# How long a look at the load takes; three in a row must find it too high before connections move. /proc/stat counts in
+# ticks of 10 ms.
 _WINDOW_S = 0.1
 
 # Of a processor: what this process uses when one is not enough, and what must be idle for a worker to be a gain. One
@@ -169,7 +171,7 @@ class Workers:
         self._spun = False
         self._since, self._used_s = now, used_s
         before, self._before = self._before, None
-        if not (saturated or share > _BUSY) or len(self._workers) >= self._most - 1:
+        if share <= _BUSY or len(self._workers) >= self._most - 1:
             return
         listener = self._listener
         idle_s = None
@@ -182,7 +184,9 @@ class Workers:
         to_spare = (idle_s - before.idle_s) / took_s if idle_s is not None and before.idle_s is not None else 0.0
         if to_spare >= _TO_SPARE_FOR_NEW and load.accepted - before.accepted > listener.live:
             self._begin([])
-        elif to_spare >= _TO_SPARE or (share > _BUSY and load.cut_short - before.cut_short > _CUT_SHORT_PER_S * took_s):
+            return
+        contended = load.cut_short - before.cut_short > _CUT_SHORT_PER_S * took_s
+        if contended or to_spare >= _TO_SPARE:
             moved = {connection: connection.moved for connection in listener.connections}
             if before.moved is None:
                 self._before = load._replace(moved=moved)
@@ -190,10 +194,10 @@ class Workers:
             # Those who would else wait for bulk go first.
             busy = [one for one, count in moved.items() if count != before.moved.get(one, 0) and one.movable]
             busy.sort(key=lambda one: one.is_bulk)
-            messages = sum(not one.is_bulk for one in busy)
             some = len(busy) // 2 if to_spare >= _TO_SPARE else 0
-            if messages < len(busy) and (not some or len(self._workers) == self._most - 2):
-                some = max(some, messages)  # there is no further worker to come for the rest of them
+            messages = sum(not one.is_bulk for one in busy)
+            if contended and messages < len(busy) and (not some or len(self._workers) == self._most - 2):
+                some = max(some, messages)  # the rest of them may have no further worker to wait for
             if 0 < some < len(busy):
                 self._begin(busy[:some])
 
