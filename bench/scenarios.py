@@ -96,10 +96,8 @@ class Scenario(NamedTuple):
         return self.begin_command is None or (peer.command is not None and not peer.starts_as_another)
 
 
-# How many turns, and how much longer ones, by streams each way: many take longer until they are steady.
+# How many turns, and how much longer ones, by streams: many take longer until they are steady.
 _BULK_TURNS = {1: (10, 1), 8: (10, 2), 64: (4, 5)}
-# Where a round's ratio is mostly that of its turns' own luck: with 4 its standard deviation is 0.13, with 8 it is 0.05.
-_BULK_TURNS_BOTH = _BULK_TURNS | {64: (8, 5)}
 
 _PORTS_TURNS = {1: 20, 10: 30, 100: 10, 1000: 0}
 
@@ -120,7 +118,7 @@ def _all() -> list[Scenario]:
         ("both", "both ways", "ud"),
     ):
         for streams in (1, 8, 64):
-            turns, longer = (_BULK_TURNS_BOTH if way == "both" else _BULK_TURNS)[streams]
+            turns, longer = _BULK_TURNS[streams]
             found.append(
                 Scenario(
                     f"tcp-bulk-{way}-{streams}",

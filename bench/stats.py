@@ -11,9 +11,9 @@ from typing import NamedTuple
 # A run whose direct figure moved by more than this between rounds says little: the report marks it.
 NOISE = 0.30
 
-# How far from the median its interval may reach, for a figure to be told. Only with half of it would two runs agree
-# within 15 % by all means, but nearly all ratios that this calls certain did (bench/NOTES.md).
-CERTAIN = 0.15
+# How far from the median its interval may reach, for a figure to be told. Then two runs agree within 15 %, but for one
+# ratio in some 250; with 0.15 for one in 30 (bench/NOTES.md).
+CERTAIN = 0.10
 
 # "About 9 in 10": of ten rounds it is 0.89 from the 3rd to the 8th, and 0.98 from the 2nd to the 9th.
 _CONFIDENCE = 0.89
