@@ -91,8 +91,13 @@ class Direct(Peer):
 class Dnat(Peer):
     """The kernel's DNAT, with the rules that Docker makes for a published port."""
 
+    # Ports that no proxy has had in an earlier round: what the kernel still knows of a proxy's connection
+    # (nf_conntrack) no rule applies to any more.
+    _OTHER_PORTS = 1000
+
     @contextlib.contextmanager
     def before(self, world: BenchWorld, proto: str, host_port: int, container_port: int) -> Iterator[Running]:
+        host_port += self._OTHER_PORTS
         # The datagram server answers from the container's first address, whomever it was spoken to as.
         ip = DNAT_IP if proto == "tcp" else CONTAINER_IP
         to = f"--to-destination {ip}:{container_port}"
