@@ -419,7 +419,8 @@ def fill(descriptors: int) -> Begin:
     def measure(world: BenchWorld, running: Running) -> Figures:
         knock(world, running, "tcp")
         for process in usage.trees(running.processes):
-            process.rlimit(psutil.RLIMIT_NOFILE, (descriptors, descriptors))
+            with contextlib.suppress(psutil.NoSuchProcess):  # that of the one who knocked has ended
+                process.rlimit(psutil.RLIMIT_NOFILE, (descriptors, descriptors))
         # More than one connection for each descriptor nobody can hold, not even a process per connection.
         return world.run_load("fill", address=running.address, most=descriptors)
 
