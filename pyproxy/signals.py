@@ -78,20 +78,12 @@ class Signals:
         try:
             self._log.info(f"stopped by {'SIGINT' if number == _signal.SIGINT else 'SIGTERM'}: {self.summary()}")
             if self.free_port is not None:
-                # First, and in this order: no copy of us may hold the port when we are gone.
+                # Workers hold the port too. The kernel resets the connections as we exit, in some 25 us each. A child
+                # that did it after us would be an orphan, and a zombie for ever where process 1 reaps nothing (dockerd
+                # in a container).
                 self.free_port()
-                self._leave_the_rest_to_a_child()
         finally:
             os._exit(0)  # whatever else may be wrong: dockerd waits for it without limit
-
-    def _leave_the_rest_to_a_child(self) -> None:
-        """Resetting two thousand sockets takes the kernel 20 to 30 ms, for which dockerd would wait: a copy of this
-        process that holds them too does it, when this one, and with it the port, has gone.
-        """
-        read, write = os.pipe()
-        if os.fork() == 0:
-            os.close(write)
-            os.read(read, 1)  # ends when our parent's copy of `write` is closed, by its exit
 
     def _tell(self, _number: int, _frame: object) -> None:
         self._asked += 1
