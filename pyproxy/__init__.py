@@ -14,6 +14,7 @@ Follow one byte. The files, in the order in which it meets them:
     listener.py    accept clients in batches; survive running out of descriptors
     connection.py  a client and its backend: dial, relay both ways, end
     ending.py      half-close and reset: what to do next        (pure)
+    flush.py       the last bytes of a side that has been reset
     stream.py      one direction of bytes: copy, then splice
     pipes.py       the pipes that splice needs
     messages.py    one direction of SCTP messages

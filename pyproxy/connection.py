@@ -1,6 +1,7 @@
 """A client and its backend: dial the container, relay both ways, end as `ending.py` decides.
 
-States: dialing (the client waits, unread, its bytes in the kernel), relaying, over. The connection owns both sockets
+States: dialing (the client waits, unread, its bytes in the kernel), relaying, draining (one side has been reset, and
+what it said before is on its way to the other), over. The connection owns both sockets
 from its construction on and closes them once, through the poller; a relay only borrows them. Its owner, the listener,
 hears of the end by `Owner.connection_over`. Both sockets are born such that closing them resets them (`tune`): an
 orderly end is what has to be asked for.
@@ -9,22 +10,18 @@ orderly end is what has to be asked for.
 from __future__ import annotations
 
 import _socket
-import asyncio
 import errno
 import select
 from typing import Protocol
 
 from pyproxy import ending
+from pyproxy.flush import Flush, Progress, discard
 from pyproxy.poller import BOTH_EDGES, READABLE, WRITABLE, Poller
 from pyproxy.stream import NOTHING, SINK, SOURCE
-from pyproxy.tune import close_politely, close_with_reset
+from pyproxy.tune import close_politely, close_with_reset, is_connected_to_itself, unacknowledged_bytes
 
 # How a connection came to its end.
 COMPLETE, FAILED, RESET, TIMED_OUT = range(4)
-
-# One side has been reset, and what it had said waits for the other to take it: this long, as long as nothing moves.
-# A direct connection would tell of the reset at once and keep what was said; we can do only one of them. A guess.
-DRAIN_S = 5.0
 
 # Events that announce nothing but room and ordinary data.
 _PLAIN = select.EPOLLIN | select.EPOLLOUT
@@ -51,6 +48,7 @@ class Owner(Protocol):
 
     poller: Poller
     half_close: bool
+    backend_port: int
 
     def relay(self, source: _socket.socket, sink: _socket.socket) -> Relay: ...
 
@@ -70,6 +68,7 @@ class Connection:
         "_down",
         "_down_stands",
         "_draining",
+        "_flush",
         "_idle",
         "_owner",
         "_up",
@@ -86,8 +85,9 @@ class Connection:
         self._up_stands = ending.OPEN
         self._down_stands = ending.OPEN
         self.over = False
-        self._draining: asyncio.TimerHandle | None = None
-        self._idle: tuple[int, float] | None = None  # bytes moved, and since when it has been that many
+        self._draining: Progress | None = None
+        self._flush: Flush | None = None
+        self._idle: tuple[int, float] | None = None  # bytes delivered, and since when it has been that many
 
     @property
     def moved_up(self) -> int:
@@ -106,6 +106,10 @@ class Connection:
         """Bytes, both ways."""
         return self.moved_up + self.moved_down
 
+    def _delivered(self) -> int:
+        """Bytes, both ways, that the far kernels have acknowledged; give or take what never changes."""
+        return self.moved - unacknowledged_bytes(self._client) - unacknowledged_bytes(self._backend)
+
     @property
     def is_bulk(self) -> bool:
         """Whether what came last was bulk, either way."""
@@ -114,7 +118,7 @@ class Connection:
     @property
     def movable(self) -> bool:
         """Whether another process could go on with it: it relays, and no timer of this one's runs for it."""
-        return self._up is not None and self._draining is None and not self.over
+        return self._up is not None and not self.draining and not self.over
 
     @property
     def client_address(self) -> tuple[str, int] | None:
@@ -131,7 +135,13 @@ class Connection:
 
     @property
     def half_closed(self) -> bool:
-        return self._up_stands == ending.ENDED or self._down_stands == ending.ENDED
+        """Whether one side has finished, or has been reset."""
+        return ending.ENDED in (self._up_stands, self._down_stands) or self.draining
+
+    @property
+    def draining(self) -> bool:
+        """Whether one side has been reset, and what it said before is still on its way to the other."""
+        return self._draining is not None
 
     def dial(self, address: tuple[str | int, ...]) -> None:
         """Connect to the container without waiting. Whatever comes of it, the owner hears."""
@@ -145,7 +155,7 @@ class Connection:
                     # Most often the request has come by now. What is said before it is watched causes no event.
                     self._begin()
                     self._pump_up(False)
-                    if self.over:
+                    if self.over or self._flush is not None:
                         return
                     on_client, on_backend = self._on_client, self._on_backend
                 watch(self._client.fileno(), BOTH_EDGES, on_client)
@@ -156,10 +166,12 @@ class Connection:
         self._fail(error)
 
     def idle_s(self, now: float) -> float:
-        """For how long nothing has moved, as far as calls of this method have seen."""
-        moved = self.moved
-        if self._idle is None or self._idle[0] != moved:
-            self._idle = (moved, now)
+        """For how long nothing has moved, as far as calls of this method have seen. What a slow reader's kernel
+        acknowledges moves, though this process has long sent it.
+        """
+        delivered = self._delivered()
+        if self._idle is None or self._idle[0] != delivered:
+            self._idle = (delivered, now)
         return now - self._idle[1]
 
     def time_out(self) -> None:
@@ -196,8 +208,13 @@ class Connection:
         self._pump_down()
 
     def _on_waiting_client(self, events: int) -> None:
-        if events & select.EPOLLERR:
-            self._over(RESET)  # it has gone: nobody needs the backend any more
+        if not events & select.EPOLLERR:
+            return
+        try:
+            # It has gone. If it had said something before, as to a direct connection's backlog, that is to arrive.
+            self._client.recv(1, _socket.MSG_PEEK)
+        except OSError:
+            self._over(RESET)  # else nobody needs the backend any more
 
     def _on_dialed(self, events: int) -> None:
         if events & select.EPOLLERR:
@@ -210,6 +227,8 @@ class Connection:
                 self._fail(exc.errno or errno.ECONNREFUSED)
                 return
         self._begin()
+        if self.over:
+            return
         poller = self._owner.poller
         poller.hand_over(self._backend.fileno(), self._on_backend)
         poller.hand_over(self._client.fileno(), self._on_client)
@@ -219,6 +238,9 @@ class Connection:
             self._on_backend(events)
 
     def _begin(self) -> None:
+        if is_connected_to_itself(self._backend, self._owner.backend_port):
+            self._fail(errno.ECONNREFUSED)
+            return
         relay = self._owner.relay
         self._up = relay(self._client, self._backend)
         self._down = relay(self._backend, self._client)
@@ -229,10 +251,13 @@ class Connection:
         assert down is not None
         if down.waits == SINK and events & WRITABLE:
             self._pump_down()
-        if up.waits == SOURCE and events & READABLE:
-            self._pump_up(events & ~_PLAIN != 0)
+        if events & READABLE:
+            if up.waits == SOURCE:
+                self._pump_up(events & ~_PLAIN != 0)
+            elif self._up_stands == ending.CUT:
+                self._discard(self._client)
         if events & select.EPOLLERR:
-            self._on_error(self._up_stands)
+            self._on_error(self._up_stands, self._backend)
 
     def _on_backend(self, events: int) -> None:
         up, down = self._up, self._down
@@ -240,15 +265,18 @@ class Connection:
         assert down is not None
         if up.waits == SINK and events & WRITABLE:
             self._pump_up()
-        if down.waits == SOURCE and events & READABLE:
-            self._pump_down(events & ~_PLAIN != 0)
+        if events & READABLE:
+            if down.waits == SOURCE:
+                self._pump_down(events & ~_PLAIN != 0)
+            elif self._down_stands == ending.CUT:
+                self._discard(self._backend)
         if events & select.EPOLLERR:
-            self._on_error(self._down_stands)
+            self._on_error(self._down_stands, self._client)
 
-    def _on_error(self, its_direction: int) -> None:
+    def _on_error(self, its_direction: int, other_side: _socket.socket) -> None:
         """A side was reset. The relay that reads it tells, unless that has ended, or is held up by its sink."""
         if its_direction == ending.ENDED:
-            self._reset(RESET)
+            self._flush_and_reset(other_side)
         elif not self.over:
             self._drain()
 
@@ -266,8 +294,7 @@ class Connection:
         if outcome == ending.MORE:
             self._owner.poller.again(self._pump_up)
             return
-        self._up_stands, action = ending.decide(outcome, self._down_stands)
-        self._act(action, up, self._backend)
+        self._end_up(outcome)
 
     def _pump_down(self, exhaustive: bool = True) -> None:
         down = self._down
@@ -283,28 +310,44 @@ class Connection:
         if outcome == ending.MORE:
             self._owner.poller.again(self._pump_down)
             return
-        self._down_stands, action = ending.decide(outcome, self._up_stands)
-        self._act(action, down, self._client)
+        self._end_down(outcome)
 
-    def _act(self, action: int, relay: Relay, sink: _socket.socket) -> None:
+    def _end_up(self, outcome: int) -> None:
+        self._up_stands, action = ending.decide(outcome, self._down_stands)
+        if not self._act(action, self._up, self._client, self._backend):
+            self._end_up(ending.SINK_FAILED)
+
+    def _end_down(self, outcome: int) -> None:
+        self._down_stands, action = ending.decide(outcome, self._up_stands)
+        if not self._act(action, self._down, self._backend, self._client):
+            self._end_down(ending.SINK_FAILED)
+
+    def _act(self, action: int, relay: Relay | None, source: _socket.socket, sink: _socket.socket) -> bool:
+        """Do it. False: the sink was reset in the meantime, so this end cannot be passed on."""
+        assert relay is not None
+        relay.release()
         if action == ending.RESET:
             self._reset(RESET)
-            return
-        relay.release()
-        if action == ending.DRAIN:
+        elif action == ending.FLUSH:
+            self._flush_and_reset(sink)
+        elif action == ending.FLUSH_BACK:
+            self._flush_and_reset(source)
+        elif action == ending.DRAIN:
             self._drain()
-            return
-        close_politely(sink)
-        if action == ending.CLOSE:
+            self._discard(source)
+        elif action == ending.CLOSE:
+            close_politely(sink)
             self._over(COMPLETE)
         elif not self._owner.half_close:
+            close_politely(sink)
             self._finish_without_half_close(relay)
         else:
             try:
                 sink.shutdown(_socket.SHUT_WR)
-            except OSError:
-                # ENOTCONN: the sink was reset in the meantime, so this end cannot be passed on.
-                self._reset(RESET)
+            except OSError:  # ENOTCONN
+                return False
+            close_politely(sink)
+        return True
 
     def _finish_without_half_close(self, ended: Relay) -> None:
         """SCTP: a side that has ended takes nothing more (RFC 9260 section 9.2)."""
@@ -318,14 +361,31 @@ class Connection:
 
     def _drain(self) -> None:
         if self._draining is None:
-            self._draining = self._owner.poller.loop.call_later(DRAIN_S, self._end_drain, self.moved)
+            loop = self._owner.poller.loop
+            self._draining = Progress(loop, self._delivered, lambda: self._reset(RESET))
 
-    def _end_drain(self, moved: int) -> None:
-        self._draining = None
-        if self.moved == moved:
+    def _discard(self, source: _socket.socket) -> None:
+        """Take what nobody can be given any more: a side that blocks in a write would never come to read."""
+        if not self.over and self._flush is None and discard(source):
+            self._owner.poller.again(lambda: self._discard(source))
+
+    def _flush_and_reset(self, sink: _socket.socket) -> None:
+        """The other side has gone. Reset, once all that was said into `sink` has been acknowledged."""
+        if self.over or self._flush is not None:
+            return
+        if not unacknowledged_bytes(sink):
             self._reset(RESET)
-        else:
-            self._drain()
+            return
+        poller = self._owner.poller
+        for relay, sock in ((self._up, self._client), (self._down, self._backend)):
+            assert relay is not None
+            relay.release()
+            poller.unwatch(sock.fileno())
+        self._drain()
+        try:
+            self._flush = Flush(poller, sink, lambda: self._reset(RESET))
+        except OSError:  # no memory for one more watch
+            self._reset(RESET)
 
     def _fail(self, error: int) -> None:
         if not self.over:
@@ -344,8 +404,9 @@ class Connection:
         for relay in (self._up, self._down):
             if relay is not None:
                 relay.release()
-        if self._draining is not None:
-            self._draining.cancel()
+        for waiting in (self._draining, self._flush):
+            if waiting is not None:
+                waiting.cancel()
         owner = self._owner
         owner.connection_over(self, how)
         # After the count: closing may let a listener accept again.

@@ -25,7 +25,7 @@ from pyproxy.log import Log
 from pyproxy.poller import Poller
 from pyproxy.published import UDP
 from pyproxy.trains import MAX_BYTES, join
-from pyproxy.tune import can_send_trains, gives_packet_info, tune
+from pyproxy.tune import can_send_trains, gives_packet_info, is_connected_to_itself, tune
 
 # The largest datagrams to join: those that need no fragments on Ethernet (MTU 1,500 less the headers of IP and UDP).
 _JOINABLE = {socket.AF_INET: 1472, socket.AF_INET6: 1452}
@@ -240,6 +240,8 @@ class DatagramRelay:
             sock.setblocking(False)
             tune(sock, UDP)
             sock.connect(self._address)
+            if is_connected_to_itself(sock, int(self._address[1])):
+                raise ConnectionRefusedError(errno.ECONNREFUSED, "nobody is there, so the port was free for us")
         except OSError:
             sock.close()
             raise

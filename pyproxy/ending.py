@@ -3,16 +3,20 @@
 A connection has two directions, each with a source and a sink. What happened to one direction, and how the other
 stands, decide what to do:
 
-    this direction           other open         other ended   other cut
-    END                      SHUT_DOWN, ended   CLOSE         RESET
-    SINK_FAILED              DRAIN, cut         RESET         RESET
-    SOURCE_FAILED            RESET              RESET         RESET
+    this direction           other open         other ended        other cut
+    END                      SHUT_DOWN, ended   CLOSE              FLUSH, cut
+    SINK_FAILED              DRAIN, cut         FLUSH_BACK, cut    RESET
+    SOURCE_FAILED            FLUSH, cut         FLUSH, cut         FLUSH, cut
 
 END: the source has finished. SOURCE_FAILED: the source was reset, or timed out. In both cases all that it said before
 has been handed to the sink's kernel. SINK_FAILED: the sink was reset, so this direction is cut, but what the sink said
-before may still lie in our kernel and belongs to the other end: drain it, then reset. The sink's error is told to us
-once, on the write; a read that follows it looks like an orderly end, hence RESET in END's last column: a cut-off
-transfer must never look complete.
+before may still lie in our kernel and belongs to the other end: DRAIN, then FLUSH. The sink's error is told to us once,
+on the write; a read that follows it looks like an orderly end, hence FLUSH in END's last column: a cut-off transfer
+must never look complete.
+
+FLUSH: reset both sides once the sink's far kernel has acknowledged all (`flush.py`). FLUSH_BACK: the same for the
+source, to which the other direction has said all, its end included: as on a direct connection it reads that before it
+hears of the reset.
 """
 
 from __future__ import annotations
@@ -24,13 +28,13 @@ OPEN, ENDED, CUT = range(3)
 WAIT, MORE, END, SOURCE_FAILED, SINK_FAILED = range(5)
 
 # What to do.
-SHUT_DOWN, CLOSE, RESET, DRAIN = range(4)
+SHUT_DOWN, CLOSE, RESET, DRAIN, FLUSH, FLUSH_BACK = range(6)
 
 
 def decide(event: int, other: int) -> tuple[int, int]:
     """Return how this direction stands from now on, and what to do, given how the `other` direction stands."""
     if event == END and other != CUT:
         return ENDED, SHUT_DOWN if other == OPEN else CLOSE
-    if event == SINK_FAILED and other == OPEN:
-        return CUT, DRAIN
-    return CUT, RESET
+    if event == SINK_FAILED:
+        return CUT, {OPEN: DRAIN, ENDED: FLUSH_BACK, CUT: RESET}[other]
+    return CUT, FLUSH

@@ -90,6 +90,7 @@ class Listener:
         self._sock = sock
         self._transport = transport
         self._family, self._address = backend
+        self.backend_port = int(backend[1][1])
         self._limits = limits
         self._counters = counters
         self._log = log
@@ -167,12 +168,16 @@ class Listener:
         self.stop_accepting()
 
     def close(self) -> None:
-        """Stop accepting, free the port, reset what is unfinished."""
+        """Stop accepting, free the port, reset what is unfinished. Where the container has gone already, and only its
+        last words are on their way, the connection goes on until they have arrived: at most `flush.DRAIN_S`
+        without progress.
+        """
         self.stop_accepting()
         if self._sweep is not None:
             self._sweep.cancel()
         for connection in list(self._live):
-            connection.abort()
+            if not connection.draining:
+                connection.abort()
 
     def leave(self, connections: Collection[Connection]) -> None:
         """Another process, a copy of this one, goes on with these."""

@@ -121,9 +121,11 @@ class Poller:
             self._starved.append(retry)
 
     def unwatch(self, fd: int) -> None:
-        """Stop watching a descriptor that others hold too: closing ours would not end its registration (epoll(7))."""
-        self._handlers.pop(fd, None)
-        self._epoll.unregister(fd)
+        """Stop watching a descriptor that others hold too: closing ours would not end its registration (epoll(7)).
+        Nothing happens if it is not watched.
+        """
+        if self._handlers.pop(fd, None) is not None:
+            self._epoll.unregister(fd)
 
     def close_socket(self, sock: Closable) -> None:
         """Stop watching `sock` and close it.

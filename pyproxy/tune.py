@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import _socket
 import errno
+import fcntl
 import sys
 
 from pyproxy.published import SCTP, TCP
@@ -26,6 +27,10 @@ _BULK_BUFFER_BYTES = 512 << 10
 # The same host or its neighbour: even half the buffer takes 10 Gbit/s at this round trip.
 _NEAR_US = 200
 _MIN_RTT_AT = 148
+
+# include/uapi/linux/tcp.h, and include/uapi/linux/sockios.h (where it is TIOCOUTQ).
+_TCP_NOTSENT_LOWAT = 25
+_SIOCOUTQ = 0x5411
 
 _TCP_ESTABLISHED = 1  # include/net/tcp_states.h
 
@@ -99,6 +104,34 @@ def bound_receive_buffer(sock: _socket.socket) -> None:
             sock.setsockopt(_socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BULK_BUFFER_BYTES)
     except OSError:
         return  # EPERM mostly; it is an advantage, and not needed
+
+
+def unacknowledged_bytes(sock: _socket.socket) -> int:
+    """What the far kernel has yet to acknowledge of all that was said into `sock`, its end (FIN) included (tcp(7),
+    SIOCOUTQ). 0 for SCTP, which cannot say (net/sctp/socket.c, sctp_ioctl), and for a socket that is closed.
+    """
+    try:
+        return int.from_bytes(fcntl.ioctl(sock.fileno(), _SIOCOUTQ, bytes(4)), sys.byteorder)
+    except (OSError, ValueError):
+        return 0
+
+
+def signal_when_all_sent(sock: _socket.socket) -> None:
+    """Have a TCP socket become writable only once all has been sent for the first time, which takes a reader that
+    reads (tcp(7), TCP_NOTSENT_LOWAT; the event is made by net/ipv4/tcp_input.c, tcp_check_space).
+    """
+    sock.setsockopt(_socket.IPPROTO_TCP, _TCP_NOTSENT_LOWAT, 1)
+
+
+def is_connected_to_itself(sock: _socket.socket, port: int) -> bool:
+    """Whether connect(2) to `port` of this host, where nobody was, chose that very port for our end, and so connected
+    the socket to itself (RFC 9293 section 3.5, simultaneous open; a UDP socket always can be).
+    """
+    try:
+        own = sock.getsockname()
+        return bool(own[1] == port and own == sock.getpeername())
+    except OSError:  # no longer connected
+        return False
 
 
 def is_established(sock: _socket.socket) -> bool:

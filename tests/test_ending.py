@@ -12,6 +12,8 @@ from pyproxy.ending import (
     DRAIN,
     END,
     ENDED,
+    FLUSH,
+    FLUSH_BACK,
     OPEN,
     RESET,
     SHUT_DOWN,
@@ -26,13 +28,13 @@ from pyproxy.ending import (
     [
         (END, OPEN, ENDED, SHUT_DOWN),
         (END, ENDED, ENDED, CLOSE),
-        (END, CUT, CUT, RESET),
+        (END, CUT, CUT, FLUSH),
         (SINK_FAILED, OPEN, CUT, DRAIN),
-        (SINK_FAILED, ENDED, CUT, RESET),
+        (SINK_FAILED, ENDED, CUT, FLUSH_BACK),
         (SINK_FAILED, CUT, CUT, RESET),
-        (SOURCE_FAILED, OPEN, CUT, RESET),
-        (SOURCE_FAILED, ENDED, CUT, RESET),
-        (SOURCE_FAILED, CUT, CUT, RESET),
+        (SOURCE_FAILED, OPEN, CUT, FLUSH),
+        (SOURCE_FAILED, ENDED, CUT, FLUSH),
+        (SOURCE_FAILED, CUT, CUT, FLUSH),
     ],
 )
 def test_the_table(event: int, other: int, stands: int, action: int) -> None:
@@ -42,7 +44,7 @@ def test_the_table(event: int, other: int, stands: int, action: int) -> None:
 def test_a_connection_closes_politely_only_if_both_directions_came_to_their_end() -> None:
     for first, second in product((END, SINK_FAILED, SOURCE_FAILED), repeat=2):
         stands, action = decide(first, OPEN)
-        if action in (CLOSE, RESET):
+        if action in (CLOSE, RESET, FLUSH):
             continue
         _, last = decide(second, stands)
         assert (last == CLOSE) == (first == second == END)

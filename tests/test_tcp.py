@@ -240,8 +240,8 @@ def test_a_reset_is_counted_once_and_bytes_with_it(loop_flag: str) -> None:
 
 
 def test_a_reset_is_not_held_up_for_ever_by_a_side_that_does_not_read(loop_flag: str) -> None:
-    """What was said before it has some seconds to be taken (connection.DRAIN_S), then the other side is told."""
-    with connected(loop_flag) as (proxy, client, backend):
+    """What was said before it has some time to be taken (flush.DRAIN_S, or the limit), then the other side is told."""
+    with connected(loop_flag, "-half-closed-timeout", "1") as (proxy, client, backend):
         for sock in (client, backend):
             sock.settimeout(0.5)
             with contextlib.suppress(TimeoutError):
