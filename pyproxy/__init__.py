@@ -10,13 +10,19 @@ Follow one byte. The files, in the order in which it meets them:
     signals.py     SIGINT, SIGTERM and SIGUSR1
     solo.py        one published port's life, from its first client to the stop
     workers.py     more processes for a port that keeps one busy
+    load.py        when another is needed, and whom to move         (pure)
+    migrate.py     moving live connections to another process
     poller.py      the data path's epoll, one reader of the asyncio loop
+    runqueue.py    turns that were cut short in favour of others
+    busypoll.py    whether to ask again before sleeping          (pure)
+    server.py      makes what serves a port, of settings and a socket
     listener.py    accept clients in batches; survive running out of descriptors
     connection.py  a client and its backend: dial, relay both ways, end
     ending.py      half-close and reset: what to do next        (pure)
     flush.py       the last bytes of a side that has been reset
     stream.py      one direction of bytes: copy, then splice
     pipes.py       the pipes that splice needs
+    fairness.py    who makes way for whom                        (pure)
     messages.py    one direction of SCTP messages
     datagrams.py   UDP: clients' datagrams to their flows, and replies back
     batch.py       what has come, many datagrams in one call

@@ -111,7 +111,7 @@ def _wait_for_a_client(sock: _socket.socket, signals: Signals) -> None:
     poll.register(sock, select.POLLIN)
     poll.register(signals.wake_fd, select.POLLIN)
     while all(fd == signals.wake_fd for fd, _ in poll.poll()):
-        signals.heed()
+        signals.handle_pending()
 
 
 def _fill_standard_descriptors() -> None:

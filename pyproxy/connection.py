@@ -15,9 +15,9 @@ import select
 from typing import Protocol
 
 from pyproxy import ending
+from pyproxy.ending import CLOSED, READ, WRITE, YIELD
 from pyproxy.flush import Flush, Progress, discard
 from pyproxy.poller import BOTH_EDGES, READABLE, WRITABLE, Poller
-from pyproxy.stream import NOTHING, SINK, SOURCE
 from pyproxy.tune import close_politely, close_with_reset, is_connected_to_itself, unacknowledged_bytes
 
 # How a connection came to its end.
@@ -30,7 +30,6 @@ _PLAIN = select.EPOLLIN | select.EPOLLOUT
 class Relay(Protocol):
     """One direction: `stream.StreamRelay` or `messages.MessageRelay`."""
 
-    waits: int
     moved: int
 
     @property
@@ -40,7 +39,7 @@ class Relay(Protocol):
 
     def release(self) -> None: ...
 
-    def let_go(self) -> None: ...
+    def detach(self) -> None: ...
 
 
 class Owner(Protocol):
@@ -51,6 +50,8 @@ class Owner(Protocol):
     backend_port: int
 
     def relay(self, source: _socket.socket, sink: _socket.socket) -> Relay: ...
+
+    def attach_relay(self, relay: Relay) -> None: ...
 
     def established(self, sock: _socket.socket) -> bool: ...
 
@@ -66,14 +67,17 @@ class Connection:
         "_backend",
         "_client",
         "_down",
-        "_down_stands",
+        "_down_state",
+        "_down_wants",
         "_draining",
         "_flush",
         "_idle",
         "_owner",
         "_up",
-        "_up_stands",
-        "over",
+        "_up_state",
+        "_up_wants",
+        "closed",
+        "suspended",
     )
 
     def __init__(self, owner: Owner, client: _socket.socket, backend: _socket.socket) -> None:
@@ -82,9 +86,10 @@ class Connection:
         self._backend = backend
         self._up: Relay | None = None
         self._down: Relay | None = None
-        self._up_stands = ending.OPEN
-        self._down_stands = ending.OPEN
-        self.over = False
+        self._up_state = self._down_state = ending.OPEN
+        self._up_wants = self._down_wants = CLOSED  # until there are relays
+        self.closed = False
+        self.suspended = False
         self._draining: Progress | None = None
         self._flush: Flush | None = None
         self._idle: tuple[int, float] | None = None  # bytes delivered, and since when it has been that many
@@ -116,9 +121,9 @@ class Connection:
         return self._up is not None and self._down is not None and (self._up.is_bulk or self._down.is_bulk)
 
     @property
-    def movable(self) -> bool:
+    def can_migrate(self) -> bool:
         """Whether another process could go on with it: it relays, and no timer of this one's runs for it."""
-        return self._up is not None and not self.draining and not self.over
+        return self._up is not None and not (self.draining or self.suspended or self.closed)
 
     @property
     def client_address(self) -> tuple[str, int] | None:
@@ -136,7 +141,7 @@ class Connection:
     @property
     def half_closed(self) -> bool:
         """Whether one side has finished, or has been reset."""
-        return ending.ENDED in (self._up_stands, self._down_stands) or self.draining
+        return ending.ENDED in (self._up_state, self._down_state) or self.draining
 
     @property
     def draining(self) -> bool:
@@ -155,7 +160,7 @@ class Connection:
                     # Most often the request has come by now. What is said before it is watched causes no event.
                     self._begin()
                     self._pump_up(False)
-                    if self.over or self._flush is not None:
+                    if self.closed or self._flush is not None:
                         return
                     on_client, on_backend = self._on_client, self._on_backend
                 watch(self._client.fileno(), BOTH_EDGES, on_client)
@@ -185,25 +190,41 @@ class Connection:
         """Stop now. Only a side to which all has been said may take it for complete."""
         self._over(RESET)
 
-    def let_go(self) -> None:
+    def suspend(self) -> None:
+        """A copy of this process has it too, and may go on with it: do nothing, until `attach` or `detach`."""
+        self.suspended = True
+        self._up_wants = self._down_wants = CLOSED
+        for fd in self.filenos():
+            self._owner.poller.unwatch(fd)
+
+    def detach(self) -> None:
         """Of two processes that have it, the other goes on: close our descriptors, which tells nobody anything."""
-        self.over = True
+        self.closed = True
+        self._up_wants = self._down_wants = CLOSED
         for relay in (self._up, self._down):
             if relay is not None:
-                relay.let_go()
+                relay.detach()
         self._client.close()
         self._backend.close()
 
-    def resume(self) -> None:
-        """Go on with it in the process that has just become its own, whose poller knows nothing of it."""
-        poller = self._owner.poller
+    def attach(self, owner: Owner) -> None:
+        """Go on with it, after `suspend`, in this process or in a copy of it, where `owner` is another."""
+        self.suspended = False
+        if owner is not self._owner:
+            self._owner = owner
+            for relay in (self._up, self._down):
+                if relay is not None:
+                    owner.attach_relay(relay)
+        # Whatever either wanted, it is tried anew: its edges may have passed.
+        self._up_wants = READ if self._up_state == ending.OPEN else CLOSED
+        self._down_wants = READ if self._down_state == ending.OPEN else CLOSED
+        poller = owner.poller
         try:
             poller.watch(self._client.fileno(), BOTH_EDGES, self._on_client)
             poller.watch(self._backend.fileno(), BOTH_EDGES, self._on_backend)
         except OSError:  # no memory, or the kernel's limit on watches
             self._reset(RESET)
             return
-        # Whichever turn, or edge, either was waiting for.
         self._pump_up()
         self._pump_down()
 
@@ -227,11 +248,11 @@ class Connection:
                 self._fail(exc.errno or errno.ECONNREFUSED)
                 return
         self._begin()
-        if self.over:
+        if self.closed:
             return
         poller = self._owner.poller
-        poller.hand_over(self._backend.fileno(), self._on_backend)
-        poller.hand_over(self._client.fileno(), self._on_client)
+        poller.set_handler(self._backend.fileno(), self._on_backend)
+        poller.set_handler(self._client.fileno(), self._on_client)
         # The edges of what the client said while it waited have passed.
         self._pump_up()
         if events & READABLE:
@@ -244,81 +265,74 @@ class Connection:
         relay = self._owner.relay
         self._up = relay(self._client, self._backend)
         self._down = relay(self._backend, self._client)
+        self._up_wants = self._down_wants = READ
 
     def _on_client(self, events: int) -> None:
-        up, down = self._up, self._down
-        assert up is not None
-        assert down is not None
-        if down.waits == SINK and events & WRITABLE:
+        if self._down_wants == WRITE and events & WRITABLE:
             self._pump_down()
         if events & READABLE:
-            if up.waits == SOURCE:
+            if self._up_wants == READ:
                 self._pump_up(events & ~_PLAIN != 0)
-            elif self._up_stands == ending.CUT:
+            elif self._up_state == ending.CUT:
                 self._discard(self._client)
         if events & select.EPOLLERR:
-            self._on_error(self._up_stands, self._backend)
+            self._on_error(self._up_state, self._backend)
 
     def _on_backend(self, events: int) -> None:
-        up, down = self._up, self._down
-        assert up is not None
-        assert down is not None
-        if up.waits == SINK and events & WRITABLE:
+        if self._up_wants == WRITE and events & WRITABLE:
             self._pump_up()
         if events & READABLE:
-            if down.waits == SOURCE:
+            if self._down_wants == READ:
                 self._pump_down(events & ~_PLAIN != 0)
-            elif self._down_stands == ending.CUT:
+            elif self._down_state == ending.CUT:
                 self._discard(self._backend)
         if events & select.EPOLLERR:
-            self._on_error(self._down_stands, self._client)
+            self._on_error(self._down_state, self._client)
 
     def _on_error(self, its_direction: int, other_side: _socket.socket) -> None:
         """A side was reset. The relay that reads it tells, unless that has ended, or is held up by its sink."""
         if its_direction == ending.ENDED:
             self._flush_and_reset(other_side)
-        elif not self.over:
+        elif not self.closed:
             self._drain()
 
     def _pump_up(self, exhaustive: bool = True) -> None:
         up = self._up
-        if up is None or up.waits == NOTHING:
+        if up is None or self._up_wants == CLOSED:
             return  # a turn that was asked for before the end
         try:
-            outcome = up.pump(exhaustive)
+            self._up_wants = wants = up.pump(exhaustive)
         except Exception:  # a defect, or no memory: bytes may be lost, so it must not look complete
             self._reset(RESET)
             raise
-        if outcome == ending.WAIT:
-            return
-        if outcome == ending.MORE:
-            self._owner.poller.again(self._pump_up)
-            return
-        self._end_up(outcome)
+        if wants == YIELD:
+            self._owner.poller.call_soon(self._pump_up)
+        elif wants > YIELD:
+            self._end_up(wants)
 
     def _pump_down(self, exhaustive: bool = True) -> None:
         down = self._down
-        if down is None or down.waits == NOTHING:
+        if down is None or self._down_wants == CLOSED:
             return
         try:
-            outcome = down.pump(exhaustive)
+            self._down_wants = wants = down.pump(exhaustive)
         except Exception:  # as above
             self._reset(RESET)
             raise
-        if outcome == ending.WAIT:
-            return
-        if outcome == ending.MORE:
-            self._owner.poller.again(self._pump_down)
-            return
-        self._end_down(outcome)
+        if wants == YIELD:
+            self._owner.poller.call_soon(self._pump_down)
+        elif wants > YIELD:
+            self._end_down(wants)
 
     def _end_up(self, outcome: int) -> None:
-        self._up_stands, action = ending.decide(outcome, self._down_stands)
+        self._up_wants = CLOSED
+        self._up_state, action = ending.decide(outcome, self._down_state)
         if not self._act(action, self._up, self._client, self._backend):
             self._end_up(ending.SINK_FAILED)
 
     def _end_down(self, outcome: int) -> None:
-        self._down_stands, action = ending.decide(outcome, self._up_stands)
+        self._down_wants = CLOSED
+        self._down_state, action = ending.decide(outcome, self._up_state)
         if not self._act(action, self._down, self._backend, self._client):
             self._end_down(ending.SINK_FAILED)
 
@@ -342,11 +356,12 @@ class Connection:
             close_politely(sink)
             self._finish_without_half_close(relay)
         else:
+            close_politely(sink)  # first: once the far end has seen the end, a stop must not take it back
             try:
                 sink.shutdown(_socket.SHUT_WR)
             except OSError:  # ENOTCONN
+                close_with_reset(sink)
                 return False
-            close_politely(sink)
         return True
 
     def _finish_without_half_close(self, ended: Relay) -> None:
@@ -366,16 +381,17 @@ class Connection:
 
     def _discard(self, source: _socket.socket) -> None:
         """Take what nobody can be given any more: a side that blocks in a write would never come to read."""
-        if not self.over and self._flush is None and discard(source):
-            self._owner.poller.again(lambda: self._discard(source))
+        if not self.closed and self._flush is None and discard(source):
+            self._owner.poller.call_soon(lambda: self._discard(source))
 
     def _flush_and_reset(self, sink: _socket.socket) -> None:
         """The other side has gone. Reset, once all that was said into `sink` has been acknowledged."""
-        if self.over or self._flush is not None:
+        if self.closed or self._flush is not None:
             return
         if not unacknowledged_bytes(sink):
             self._reset(RESET)
             return
+        self._up_wants = self._down_wants = CLOSED
         poller = self._owner.poller
         for relay, sock in ((self._up, self._client), (self._down, self._backend)):
             assert relay is not None
@@ -388,19 +404,20 @@ class Connection:
             self._reset(RESET)
 
     def _fail(self, error: int) -> None:
-        if not self.over:
+        if not self.closed:
             self._owner.dial_failed(error)
             self._over(FAILED)
 
     def _reset(self, how: int) -> None:
-        if not self.over:
+        if not self.closed:
             close_with_reset(self._client)
             close_with_reset(self._backend)
             self._over(how)
 
     def _over(self, how: int) -> None:
-        self.over = True
-        self._up_stands = self._down_stands = ending.CUT
+        self.closed = True
+        self._up_state = self._down_state = ending.CUT
+        self._up_wants = self._down_wants = CLOSED
         for relay in (self._up, self._down):
             if relay is not None:
                 relay.release()

@@ -24,8 +24,11 @@ from __future__ import annotations
 # How a direction stands.
 OPEN, ENDED, CUT = range(3)
 
-# What a relay reports. WAIT and MORE are no ending: nothing to do until the next event, or until the next turn.
-WAIT, MORE, END, SOURCE_FAILED, SINK_FAILED = range(5)
+# What a relay reports: what it wants next, or how it has ended. READ: until its source is readable there is nothing to
+# do. WRITE: the same for its sink. YIELD: there is more to do, after others have had their turn.
+READ, WRITE, YIELD, END, SOURCE_FAILED, SINK_FAILED = range(6)
+# What a direction wants that has ended, or has not begun: nothing.
+CLOSED = 6
 
 # What to do.
 SHUT_DOWN, CLOSE, RESET, DRAIN, FLUSH, FLUSH_BACK = range(6)

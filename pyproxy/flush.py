@@ -80,7 +80,7 @@ class Flush:
 
     def _discard(self) -> None:
         if self._done is not None and discard(self._sock):
-            self._poller.again(self._discard)
+            self._poller.call_soon(self._discard)
 
     def _finish(self) -> None:
         done = self._done

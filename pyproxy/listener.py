@@ -16,7 +16,7 @@ import errno
 import select
 import time
 from collections.abc import Callable, Collection
-from typing import NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from pyproxy import connection as conn
 from pyproxy.bind import socket_kind
@@ -57,11 +57,15 @@ _RETRY_S = (0.05, 1.0)
 _SWEEPS_PER_LIMIT = 4
 
 
-class Transport(NamedTuple):
+R = TypeVar("R", bound=Relay)
+
+
+class Transport(NamedTuple, Generic[R]):
     """What TCP and SCTP do differently."""
 
     proto: str
-    relay: Callable[[_socket.socket, _socket.socket], Relay]  # one direction, from (source, sink)
+    relay: Callable[[_socket.socket, _socket.socket], R]  # one direction, from (source, sink)
+    attach_relay: Callable[[R], None]  # one that was made in another process, of which this is a copy
     half_close: bool  # may one side finish before the other?
     established: Callable[[_socket.socket], bool]  # whether a dialed socket is known to be connected by now
 
@@ -76,7 +80,7 @@ class Listener:
         self,
         poller: Poller,
         sock: _socket.socket,
-        transport: Transport,
+        transport: Transport[Any],
         backend: tuple[int, tuple[str | int, ...]],
         *,
         limits: Limits,
@@ -85,6 +89,7 @@ class Listener:
     ) -> None:
         self.poller = poller
         self.relay = transport.relay
+        self.attach_relay = transport.attach_relay
         self.half_close = transport.half_close
         self.established = transport.established
         self._sock = sock
@@ -179,34 +184,30 @@ class Listener:
             if not connection.draining:
                 connection.abort()
 
-    def leave(self, connections: Collection[Connection]) -> None:
-        """Another process, a copy of this one, goes on with these."""
+    def detach_connections(self, connections: Collection[Connection]) -> None:
+        """Another process, a copy of this one, goes on with these, which were suspended before."""
         self._live.difference_update(connections)
         for connection in connections:
-            for fd in connection.filenos():
-                self.poller.unwatch(fd)
-            connection.let_go()
+            connection.detach()
 
-    def restart(
-        self, new_loop: Callable[[], asyncio.AbstractEventLoop], kept: Collection[Connection]
-    ) -> asyncio.AbstractEventLoop:
-        """In a copy of the process: serve on in a new loop, which is returned, with new totals. Of the connections
-        only `kept` are ours, to be resumed; the others, and the spare socket, are the other process's.
+    def attach_connections(self, connections: Collection[Connection]) -> None:
+        """Go on with these, which were suspended, or accepted by another listener in another process."""
+        self._live.update(connections)
+        for connection in connections:
+            try:
+                connection.attach(self)
+            except Exception as exc:  # a defect, or no memory: it costs this one, as in the poller
+                self.poller.loop.call_exception_handler({"message": "taking a connection over", "exception": exc})
+
+    def leave_to_parent(self, kept: Collection[Connection]) -> _socket.socket:
+        """In a copy of the process: close our copies of all that the other process goes on with. What is left are the
+        connections `kept`, and the listening socket, which is returned.
         """
-        for connection in self._live.difference(kept):
-            connection.let_go()
-        self._live = set(kept)
-        self._counters = Counters()
+        self.poller.discard()
+        self.detach_connections(self._live.difference(kept))
         if self._spare is not None:
             self._spare.close()
-            self._spare = None
-        self._paused, self._retry, self._retry_s = False, None, _RETRY_S[0]
-        loop = new_loop()  # now that there are descriptors for it
-        self.poller.restart(loop)
-        self.poller.watch(self._sock.fileno(), select.EPOLLIN, self._on_clients)
-        if self._sweep_s:
-            self._sweep = loop.call_later(self._sweep_s, self._end_overdue)
-        return loop
+        return self._sock
 
     def dial_failed(self, error: int) -> None:
         hint = "; is it up, and does it listen on that port?" if error == errno.ECONNREFUSED else ""
@@ -283,7 +284,7 @@ class Listener:
                 f"cannot accept more than the present {len(self._live)} connections; new clients wait:"
                 f" {in_words(exc.errno)}{mend}",
             )
-        self.poller.when_descriptors_free(self._resume)
+        self.poller.shortage.when_over(self._resume)
         if self._retry is None:
             self._retry = self.poller.loop.call_later(self._retry_s, self._resume)
             self._retry_s = min(2 * self._retry_s, _RETRY_S[1])
@@ -295,7 +296,7 @@ class Listener:
         if not self._closed:
             self.poller.change(self._sock.fileno(), select.EPOLLIN)
             # Nobody may be waiting any more: only trying tells that the trouble is over.
-            self.poller.again(self._on_clients)
+            self.poller.call_soon(self._on_clients)
 
     def _emptied(self) -> None:
         """The backlog is empty: whatever trouble there was is over, and all who come now come to a tuned socket."""
@@ -310,6 +311,8 @@ class Listener:
         now = time.monotonic()
         limits = self._limits
         for connection in list(self._live):
+            if connection.suspended:
+                continue
             idle_s = connection.idle_s(now)
             if connection.dialing:
                 limit_s = limits.connect_s

@@ -12,12 +12,14 @@ import socket
 from typing import Final
 
 from pyproxy.ancillary import SCTP_INFO_SPACE, Ancillary, sctp_onward
-from pyproxy.ending import END, MORE, SINK_FAILED, SOURCE_FAILED, WAIT
-from pyproxy.stream import NOTHING, SINK, SOURCE, TURN
+from pyproxy.ending import END, READ, SINK_FAILED, SOURCE_FAILED, WRITE, YIELD
 
 # What one message may grow to while its end is awaited: several times what Linux lets be sent in one piece under its
 # default socket buffers (SO_SNDBUF, 212,992 bytes).
 _LONGEST_MESSAGE = 1 << 20
+
+# Of one step: go on; no report (`ending`) is negative.
+_GO_ON: Final = -1
 
 _READ_BYTES = 1 << 16
 _TURN = 64
@@ -25,9 +27,9 @@ _BUFFER = bytearray(_READ_BYTES)
 
 
 class MessageRelay:
-    """Moves messages from `source` to `sink` whenever `pump` is called; says by `waits` when to call it again."""
+    """Moves messages from `source` to `sink` whenever `pump` is called, which says when to call it again."""
 
-    __slots__ = ("_held", "_partial", "_sink", "_source", "moved", "waits")
+    __slots__ = ("_held", "_partial", "_sink", "_source", "moved")
 
     is_bulk: Final = False  # it goes message by message
 
@@ -36,7 +38,6 @@ class MessageRelay:
         self._sink = sink
         self._partial: tuple[bytearray, Ancillary] | None = None  # the start of a message whose end is to come
         self._held: tuple[bytes, Ancillary] | None = None  # whole, but not yet taken by the sink
-        self.waits = SOURCE
         self.moved = 0  # bytes that the sink has taken
 
     def pump(self, exhaustive: bool = True) -> int:
@@ -44,31 +45,26 @@ class MessageRelay:
         for _ in range(_TURN):
             if self._held is not None:
                 outcome = self._send_held()
-                if outcome != MORE:
+                if outcome != _GO_ON:
                     return outcome
             outcome = self._receive()
-            if outcome != MORE:
+            if outcome != _GO_ON:
                 return outcome
-        self.waits = TURN
-        return MORE
+        return YIELD
 
     def release(self) -> None:
-        self.waits = NOTHING
         self._held = self._partial = None
 
-    let_go = release
+    detach = release
 
     def _receive(self) -> int:
         try:
             size, ancillary, flags, _ = self._source.recvmsg_into([_BUFFER], SCTP_INFO_SPACE)
         except BlockingIOError:
-            self.waits = SOURCE
-            return WAIT
+            return READ
         except OSError:
-            self.waits = NOTHING
             return SOURCE_FAILED
         if not size:
-            self.waits = NOTHING
             # An association that ends inside a message has not delivered it.
             return END if self._partial is None else SOURCE_FAILED
         if self._partial is None:
@@ -76,12 +72,11 @@ class MessageRelay:
         message, onward = self._partial
         message += memoryview(_BUFFER)[:size]
         if len(message) > _LONGEST_MESSAGE:
-            self.waits = NOTHING
             return SOURCE_FAILED
         if flags & socket.MSG_EOR:
             self._held = (bytes(message), onward)
             self._partial = None
-        return MORE
+        return _GO_ON
 
     def _send_held(self) -> int:
         assert self._held is not None
@@ -89,11 +84,9 @@ class MessageRelay:
         try:
             self._sink.sendmsg([message], onward)
         except BlockingIOError:
-            self.waits = SINK
-            return WAIT
+            return WRITE
         except OSError:
-            self.waits = NOTHING
             return SINK_FAILED
         self.moved += len(message)
         self._held = None
-        return MORE
+        return _GO_ON

@@ -6,7 +6,6 @@ borrows one when its traffic turns out to be bulk and gives it back, empty, when
 
 from __future__ import annotations
 
-import _socket
 import contextlib
 import fcntl
 import os
@@ -26,19 +25,12 @@ _KEPT = 16
 
 
 class Pipes:
-    """A pool of empty pipes, each a (read, write) pair of descriptors. `close` closes those that are not lent.
-
-    What those who borrow must know of one another is kept here too (pyproxy/stream.py): how many of the next turns of
-    bulk are to be short, whereto bulk goes (`sinks`), and how many turns have been `cut_short` so far.
-    """
+    """A pool of empty pipes, each a (read, write) pair of descriptors. `close` closes those that are not lent."""
 
     def __init__(self, *, unlimited: bool | None = None) -> None:
         """`unlimited`: whether no limit of a user's applies to this process (default: as it finds)."""
         self._free: list[tuple[int, int]] = []
         self._lent = 0
-        self.short_turns = 0
-        self.sinks: set[_socket.socket] = set()
-        self.cut_short = 0
         self._unlimited = unlimited
 
     def borrow(self) -> tuple[int, int] | None:
@@ -71,10 +63,14 @@ class Pipes:
             self._lent -= 1
             self._free.append(pipe)
             return
-        self.let_go(pipe)
+        self.discard(pipe)
 
-    def let_go(self, pipe: tuple[int, int]) -> None:
-        """Close our ends of a pipe that another process has too, and goes on with."""
+    def take_over(self) -> None:
+        """A pipe that was borrowed in another process, of which this is a copy, is given back here."""
+        self._lent += 1
+
+    def discard(self, pipe: tuple[int, int]) -> None:
+        """Close our ends of a pipe: it is not empty, or another process has it too, and goes on with it."""
         self._lent -= 1
         os.close(pipe[0])
         os.close(pipe[1])

@@ -5,11 +5,8 @@ epoll_ctl, where back-pressure through add_reader and remove_reader costs two ea
 socket can still report that its peer reset it, and the same code runs alike on uvloop and on asyncio's own loop.
 asyncio keeps signals and timers.
 
-Edge-triggered means that a handler reads until the kernel says there is no more, or asks for `again`.
-
-Busy polling: most of a short round trip through a proxy is its going to sleep and being woken. So while events follow
-one another closely, it asks again for a while before it sleeps. Only a conversation of few takes part: where there is
-bulk to move, or many to serve, the processor is better left to those who wait for it.
+Edge-triggered means that a handler reads until the kernel says there is no more, or asks for another turn
+(`call_soon`). Whether it pays to ask again before sleeping, `busypoll.py` says.
 """
 
 from __future__ import annotations
@@ -18,9 +15,11 @@ import asyncio
 import os
 import select
 import time
-from collections import deque
 from collections.abc import Callable
 from typing import Protocol
+
+from pyproxy.busypoll import BusyPoll
+from pyproxy.runqueue import RunQueue
 
 READABLE = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR | select.EPOLLPRI
 WRITABLE = select.EPOLLOUT | select.EPOLLHUP | select.EPOLLERR
@@ -31,19 +30,11 @@ BOTH_EDGES = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLL
 # Events taken in one go: enough to share the call's cost, few enough that the loop's timers get their turn. A guess.
 _BATCH = 256
 
-
-# Busy polling begins after so many waits in a row that were shorter than this: a round trip with its wake-ups.
-_SHORT_WAIT_S = 120e-6
-_SHORT_WAITS = 4
-
-# What takes longer to handle is bulk.
-_LONG_TURN_S = 100e-6
-
-# How often the load is looked at: rarely enough to cost nothing, often enough where each round takes milliseconds.
-_ROUNDS = 64
-
 # The loop's timers and other readers get their turn after this long: of busy polling, and of turns asked for.
 _BUSY_S = 2e-3
+
+# How often the load is looked at: rarely enough to cost nothing, often enough where each round takes milliseconds.
+LOAD_ROUNDS = 64
 
 
 class Closable(Protocol):
@@ -52,6 +43,48 @@ class Closable(Protocol):
     def fileno(self) -> int: ...
 
     def close(self) -> None: ...
+
+
+class LoadHook:
+    """Calls `look` now and then while there is something to do, with whether there was busy polling since the last
+    time.
+    """
+
+    __slots__ = ("_look", "_rounds", "_rounds_left", "spun")
+
+    def __init__(self, look: Callable[[bool], None], rounds: int = LOAD_ROUNDS) -> None:
+        self._look = look
+        self._rounds = self._rounds_left = rounds
+        self.spun = False
+
+    def round(self) -> None:
+        self._rounds_left -= 1
+        if not self._rounds_left:
+            self._rounds_left = self._rounds
+            spun, self.spun = self.spun, False
+            self._look(spun)
+
+
+class Shortage:
+    """Who waits for a descriptor."""
+
+    def __init__(self, report: Callable[[Exception], None]) -> None:
+        self._report = report
+        self._waiting: list[Callable[[], None]] = []
+
+    def when_over(self, retry: Callable[[], None]) -> None:
+        """Call `retry` once, after the next socket is closed."""
+        if retry not in self._waiting:
+            self._waiting.append(retry)
+
+    def descriptors_freed(self) -> None:
+        if self._waiting:
+            waiting, self._waiting = self._waiting, []
+            for retry in waiting:
+                try:
+                    retry()
+                except OSError as exc:  # epoll_ctl: no memory; the others may have better luck
+                    self._report(exc)
 
 
 class Poller:
@@ -63,38 +96,18 @@ class Poller:
     def __init__(self, loop: asyncio.AbstractEventLoop, busy_poll_s: float = 0) -> None:
         """`busy_poll_s`: how long to ask in vain before sleeping; 0: not at all, as on a single processor."""
         self.loop = loop
-        self._busy_poll_s = busy_poll_s if len(os.sched_getaffinity(0)) > 1 else 0
-        self._short_waits = 0
+        self.shortage = Shortage(self._report)
+        self.load_hook: LoadHook | None = None
+        self._busy = BusyPoll(busy_poll_s) if busy_poll_s and len(os.sched_getaffinity(0)) > 1 else None
         self._idle_from = 0.0
-        self._spoke = (-1, -1)  # the last two descriptors with events
         self._epoll = select.epoll()
         self._handlers: dict[int, Callable[[int], None]] = {}
-        self._again: deque[Callable[[], None]] = deque()
+        self._queue = RunQueue()
         self._stale: set[int] = set()  # closed since the events in hand were taken
         self._dispatching = False
         self._scheduled = False
-        self._starved: list[Callable[[], None]] = []
-        # Called now and then while there is something to do, with whether there was busy polling since the last time.
-        self.on_load: Callable[[bool], None] | None = None
-        self._rounds = 0
-        self._spun = False
-        self._attach()
-
-    def restart(self, loop: asyncio.AbstractEventLoop) -> None:
-        """In a copy of the process, which has a loop of its own: begin anew, with nothing to watch."""
-        self.loop = loop
-        self._epoll.close()  # the other process's goes on
-        self._epoll = select.epoll()
-        self._handlers.clear()
-        self._again.clear()
-        self._stale.clear()
-        self._starved.clear()
-        self._dispatching = self._scheduled = False
-        self._short_waits = 0
-        self._attach()
-
-    def _attach(self) -> None:
-        self.loop.add_reader(self._epoll.fileno(), self._on_ready if self._busy_poll_s else self._dispatch)
+        self._on_ready = self._dispatch if self._busy is None else self._dispatch_and_spin
+        loop.add_reader(self._epoll.fileno(), self._on_ready)
 
     def watch(self, fd: int, events: int, handler: Callable[[int], None]) -> None:
         """Call `handler` on `events` of `fd` until `close_socket`. OSError: ENOMEM, ENOSPC."""
@@ -105,20 +118,15 @@ class Poller:
         """Watch for other events; 0 leaves only errors and hang-ups."""
         self._epoll.modify(fd, events)
 
-    def hand_over(self, fd: int, handler: Callable[[int], None]) -> None:
+    def set_handler(self, fd: int, handler: Callable[[int], None]) -> None:
         """Call another handler from now on."""
         self._handlers[fd] = handler
 
-    def again(self, turn: Callable[[], None]) -> None:
+    def call_soon(self, turn: Callable[[], None]) -> None:
         """Call `turn` once, after the events that wait now: for work cut short in favour of others."""
-        self._again.append(turn)
+        self._queue.append(turn)
         if not self._dispatching:
             self._schedule()
-
-    def when_descriptors_free(self, retry: Callable[[], None]) -> None:
-        """Call `retry` once, after the next socket is closed here."""
-        if retry not in self._starved:
-            self._starved.append(retry)
 
     def unwatch(self, fd: int) -> None:
         """Stop watching a descriptor that others hold too: closing ours would not end its registration (epoll(7)).
@@ -139,57 +147,48 @@ class Poller:
         if self._dispatching:
             self._stale.add(fd)
         else:
-            self._retry_starved()
+            self.shortage.descriptors_freed()
 
     def close(self) -> None:
         """Stop for good. The sockets are their owners' to close."""
         self.loop.remove_reader(self._epoll.fileno())
+        self.discard()
+
+    def discard(self) -> None:
+        """In a copy of the process: close our copy. The other process's goes on, and so does its loop."""
         self._epoll.close()
 
-    def _on_ready(self) -> None:
+    def _dispatch_and_spin(self) -> None:
         """As `_dispatch`, and busy polling where it pays."""
+        busy = self._busy
+        assert busy is not None
         now = time.perf_counter
         began = now()
         waited = began - self._idle_from
         end = began + _BUSY_S
         events = self._dispatch()
         while True:
-            after = now()
-            self._idle_from = after
-            converses = self._is_conversation(events)
-            if not converses or waited > _SHORT_WAIT_S or after - began > _LONG_TURN_S or self._again:
-                self._short_waits = 0
+            self._idle_from = after = now()
+            if self._queue:
+                busy.stop()
                 return
-            self._short_waits += 1
-            if self._short_waits < _SHORT_WAITS:
+            if not busy.pays(events, waited, after - began):
                 return
             if after > end:
                 self._schedule()
                 return
-            self._spun = True
-            began, until = after, after + self._busy_poll_s
+            if self.load_hook is not None:
+                self.load_hook.spun = True
+            began, until = after, after + busy.spin_s
             while not (events := self._dispatch()):
-                looked = now()
+                self._idle_from = looked = now()
                 if looked > until:
-                    self._short_waits = 0
-                    self._idle_from = looked
+                    busy.stop()
                     return
                 # Whoever waits for this processor goes first: it may be the one we wait for. Else it costs 0.4 us.
                 os.sched_yield()
                 began = now()  # the time of others is none of our turn's
             waited = 0.0
-
-    def _is_conversation(self, events: list[tuple[int, int]]) -> bool:
-        """Whether two speak in turn, and nobody else: what is one-way, or of many, gains nothing by busy polling."""
-        if not events:
-            return self._short_waits > 0  # nobody has said anything in between
-        if len(events) > 1:
-            self._spoke = (-1, -1)
-            return False
-        fd = events[0][0]
-        last, before = self._spoke
-        self._spoke = (fd, last)
-        return fd == before != last
 
     def _dispatch(self) -> list[tuple[int, int]]:
         """Handle the events that wait now; return them."""
@@ -202,31 +201,17 @@ class Poller:
                     handler(mask)
                 except Exception as exc:  # a defect of ours; the other edges are told only now, so go on
                     self._report(exc)
-        if self._again:
-            self._take_turns_asked_for()
+        if self._queue:
+            self._queue.run(self._report, _BUSY_S)
         self._dispatching = False
         if stale:
             stale.clear()
-            self._retry_starved()
-        if self._again:
+            self.shortage.descriptors_freed()
+        if self._queue:
             self._schedule()
-        self._rounds += 1
-        if self._rounds >= _ROUNDS:
-            self._rounds = 0
-            if self.on_load is not None:
-                spun, self._spun = self._spun, False
-                self.on_load(spun)
+        if self.load_hook is not None:
+            self.load_hook.round()
         return events
-
-    def _take_turns_asked_for(self) -> None:
-        end = time.perf_counter() + _BUSY_S
-        for _ in range(len(self._again)):
-            try:
-                self._again.popleft()()
-            except Exception as exc:  # as above
-                self._report(exc)
-            if time.perf_counter() > end:
-                return
 
     def _report(self, exc: Exception) -> None:
         self.loop.call_exception_handler({"message": "in a handler of the data path", "exception": exc})
@@ -239,16 +224,4 @@ class Poller:
     def _take_turns(self) -> None:
         self._scheduled = False
         if not self._epoll.closed:
-            if self._busy_poll_s:
-                self._on_ready()
-            else:
-                self._dispatch()
-
-    def _retry_starved(self) -> None:
-        if self._starved:
-            starved, self._starved = self._starved, []
-            for retry in starved:
-                try:
-                    retry()
-                except OSError as exc:  # epoll_ctl: no memory; the others may have better luck
-                    self._report(exc)
+            self._on_ready()

@@ -11,70 +11,64 @@ import _socket
 import asyncio
 import contextlib
 import resource
-import socket
 import traceback
 from typing import Any, NoReturn
 
-from pyproxy.bind import backend_address
-from pyproxy.counters import Counters
-from pyproxy.datagrams import DatagramRelay
 from pyproxy.flags import Settings
-from pyproxy.listener import Listener, Transport
+from pyproxy.listener import Listener
+from pyproxy.load import Policy
 from pyproxy.log import Log
-from pyproxy.messages import MessageRelay
-from pyproxy.pipes import Pipes
 from pyproxy.poller import Poller
-from pyproxy.published import SCTP, TCP, UDP
+from pyproxy.published import TCP
+from pyproxy.server import make_listener, make_server
 from pyproxy.signals import Signals
-from pyproxy.stream import StreamRelay
-from pyproxy.tune import is_established
-from pyproxy.workers import Workers, default_most
+from pyproxy.stream import Shared
+from pyproxy.workers import Pace, Workers, default_most
 
 
-def serve(settings: Settings, sock: _socket.socket, log: Log, signals: Signals) -> NoReturn:
-    """Serve the published port on `sock` until SIGINT or SIGTERM, then exit with status 0."""
+def serve(
+    settings: Settings,
+    sock: _socket.socket,
+    log: Log,
+    signals: Signals,
+    policy: Policy | None = None,
+    pace: Pace | None = None,
+) -> NoReturn:
+    """Serve the published port on `sock` until SIGINT or SIGTERM, then exit with status 0. `policy` and `pace` say when
+    there are workers, if not as usual.
+    """
     raise_descriptor_limit()
 
-    def anew() -> asyncio.AbstractEventLoop:
+    def anew() -> Poller:
         loop = new_loop(settings.loop)
         loop.set_exception_handler(lambda _loop, context: _report(log, context))
-        return loop
+        return Poller(loop, settings.busy_poll_s)
 
-    loop = anew()
-    pipes = Pipes()
-    relay = start(Poller(loop, settings.busy_poll_s), settings, sock, log, pipes)
-    if isinstance(relay, Listener) and settings.port.proto == TCP:
-        workers = Workers(relay, pipes, settings.workers or default_most(), anew, signals=signals, log=log)
-        signals.summary, signals.free_port = workers.summary, workers.free_port
-    else:
-        signals.summary = lambda: f"{relay.live} live, {relay.totals().summary()}"
-        signals.free_port = relay.free_port
-    loop.add_reader(signals.wake_fd, signals.heed)
-    loop.run_forever()
-    raise AssertionError("only a signal ends the loop")
+    def build(sock: _socket.socket) -> tuple[asyncio.AbstractEventLoop, Listener]:
+        poller = anew()
+        return poller.loop, make_listener(poller, settings, sock, log, Shared())
 
-
-def start(poller: Poller, settings: Settings, sock: _socket.socket, log: Log, pipes: Pipes) -> Listener | DatagramRelay:
-    """Begin to serve; the result owns `sock` and is closed by the caller. Ports may share `pipes`."""
-    port = settings.port
-    backend = backend_address(port)
-    if port.proto == UDP:
-        return DatagramRelay(
-            poller,
-            socket.socket(fileno=sock.detach()),
-            backend,
-            max_flows=settings.udp_max_flows,
-            counters=Counters(),
+    poller, shared = anew(), Shared()
+    if settings.port.proto == TCP:
+        listener = make_listener(poller, settings, sock, log, shared)
+        workers = Workers(
+            listener,
+            shared,
+            settings.workers or default_most(),
+            build,
+            policy=policy or Policy(),
+            pace=pace or Pace(),
+            signals=signals,
             log=log,
         )
-    if port.proto == TCP:
-        transport = Transport(
-            TCP, lambda source, sink: StreamRelay(source, sink, pipes), half_close=True, established=is_established
-        )
+        signals.summary, signals.tell, signals.free_port = workers.summary, workers.tell, workers.free_port
     else:
-        # RFC 9260 section 9.2: SCTP has no half-closed state.
-        transport = Transport(SCTP, MessageRelay, half_close=False, established=lambda _: False)
-    return Listener(poller, sock, transport, backend, limits=settings.limits, counters=Counters(), log=log)
+        server = make_server(poller, settings, sock, log, shared)
+        signals.summary = lambda: f"{server.live} live, {server.totals().summary()}"
+        signals.free_port = server.free_port
+    poller.loop.add_reader(signals.wake_fd, signals.handle_pending)
+    poller.loop.run_forever()
+    raise AssertionError("only a signal ends the loop")
 
 
 def new_loop(name: str) -> asyncio.AbstractEventLoop:

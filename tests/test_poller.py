@@ -97,21 +97,3 @@ async def test_a_conversation_that_never_pauses_leaves_timers_their_turn() -> No
     poller.close()
     one.close()
     two.close()
-
-
-@pytest.mark.parametrize(
-    ("spoke", "expected"),
-    [
-        ([1, 2, 1, 2, 1], [False, False, True, True, True]),
-        ([1, 1, 1, 1], [False] * 4),
-        ([1, 2, 3, 1, 2, 3], [False] * 6),
-        ([1, 2, 1, 3, 1, 3], [False, False, True, False, True, True]),
-    ],
-    ids=["two in turn", "one-way", "three", "another"],
-)
-@pytest.mark.asyncio
-async def test_only_two_who_speak_in_turn_are_a_conversation(spoke: list[int], expected: list[bool]) -> None:
-    poller = Poller(asyncio.get_running_loop(), 60e-6)
-    assert [poller._is_conversation([(fd, select.EPOLLIN)]) for fd in spoke] == expected
-    assert not poller._is_conversation([(1, select.EPOLLIN), (3, select.EPOLLIN)])
-    poller.close()

@@ -84,7 +84,7 @@ for _ in range(3):
     os.kill(os.getpid(), signal.SIGUSR1)
     steps.append(None)
 assert select.select([signals.wake_fd], [], [], 0)[0]
-signals.heed()
+signals.handle_pending()
 assert not select.select([signals.wake_fd], [], [], 0)[0]
 """
 

@@ -7,9 +7,8 @@ import select
 import socket
 from collections.abc import Iterator
 
-from pyproxy.ending import MORE, SOURCE_FAILED, WAIT
-from pyproxy.pipes import Pipes
-from pyproxy.stream import StreamRelay
+from pyproxy.ending import READ, SOURCE_FAILED, WRITE, YIELD
+from pyproxy.stream import Shared, StreamRelay
 from tests.support.proxy import PATIENCE_S
 from tests.support.sockets import accept, listening, reset
 
@@ -39,17 +38,17 @@ def test_a_reset_between_splice_and_a_look_for_more_is_not_taken_for_the_end() -
     with (
         connection() as (peer, accepted),
         connection() as (sink, far),
-        contextlib.closing(Pipes()) as pipes,
+        contextlib.closing(Shared()) as shared,
         ResetBeforeALook(fileno=accepted.detach()) as source,
     ):
         source.peer = peer
         for sock in (source, sink, far):
             sock.setblocking(False)
-        relay = StreamRelay(source, sink, pipes)
+        relay = StreamRelay(source, sink, shared)
         peer.sendall(b"x" * 150_000)
         received = 0
-        outcome = WAIT
-        while outcome == WAIT:
+        outcome = READ
+        while outcome in (READ, WRITE):
             outcome = relay.pump(True)
             received += taken(far)
         relay.release()
@@ -60,13 +59,13 @@ def test_a_reset_between_splice_and_a_look_for_more_is_not_taken_for_the_end() -
 class Bulk:
     """A stream of which always more waits than a turn takes, and whose sink takes all."""
 
-    def __init__(self, stack: contextlib.ExitStack, pipes: Pipes) -> None:
+    def __init__(self, stack: contextlib.ExitStack, shared: Shared) -> None:
         self._peer, source = stack.enter_context(connection())
         sink, self.far = stack.enter_context(connection())
         for sock in (self._peer, source, sink, self.far):
             sock.setblocking(False)
         self.source, self.sink = source, sink
-        self.relay = StreamRelay(source, sink, pipes)
+        self.relay = StreamRelay(source, sink, shared)
         stack.callback(self.relay.release)
         for _ in range(1000):
             if self.relay.is_bulk:
@@ -83,7 +82,7 @@ class Bulk:
             before = self.relay.moved
             outcome = self.relay.pump(True)
             taken(self.far)
-            if outcome == MORE:
+            if outcome == YIELD:
                 return self.relay.moved - before
         raise AssertionError("never as much as a turn takes")
 
@@ -91,55 +90,57 @@ class Bulk:
 def test_bulk_makes_way_for_those_who_speak_in_turn() -> None:
     """A message that was read by itself makes the next turns of bulk short, as its answer may come meanwhile."""
     with (
-        contextlib.closing(Pipes()) as pipes,
+        contextlib.closing(Shared()) as shared,
         contextlib.ExitStack() as stack,
         connection() as (client, speaker),
         connection() as (listener, container),
     ):
-        bulk = Bulk(stack, pipes)
-        pipes.short_turns = pipes.cut_short = 0  # its own beginning may have been short of a full read
+        bulk = Bulk(stack, shared)
+        shared.fairness.short_turns_left = shared.fairness.turns_cut_short = (
+            0  # its own beginning may have been short of a full read
+        )
         assert bulk.turn() >= 1 << 20
-        assert pipes.cut_short == 0
-        message = StreamRelay(speaker, listener, pipes)
+        assert shared.fairness.turns_cut_short == 0
+        message = StreamRelay(speaker, listener, shared)
         client.sendall(b"a question")
-        assert message.pump(False) == WAIT
+        assert message.pump(False) == READ
         assert container.recv(16) == b"a question"
         assert not message.is_bulk
-        short = pipes.short_turns
+        short = shared.fairness.short_turns_left
         assert short > 0
         for number in range(short):
             assert bulk.turn() < 2 << 17
-            assert pipes.cut_short == number + 1
+            assert shared.fairness.turns_cut_short == number + 1
         assert bulk.turn() >= 1 << 20
-        assert pipes.cut_short == short
+        assert shared.fairness.turns_cut_short == short
 
 
 def test_what_bulk_is_answered_cuts_no_bulk_short() -> None:
-    with contextlib.closing(Pipes()) as pipes, contextlib.ExitStack() as stack:
-        bulk, other = Bulk(stack, pipes), Bulk(stack, pipes)
-        answers = StreamRelay(bulk.sink, bulk.source, pipes)
-        pipes.short_turns = 0  # their own beginnings may have been short of a full read
+    with contextlib.closing(Shared()) as shared, contextlib.ExitStack() as stack:
+        bulk, other = Bulk(stack, shared), Bulk(stack, shared)
+        answers = StreamRelay(bulk.sink, bulk.source, shared)
+        shared.fairness.short_turns_left = 0  # their own beginnings may have been short of a full read
         for speaks in (bulk, other, bulk):
             bulk.far.sendall(b"go on")
-            assert answers.pump(False) == WAIT
+            assert answers.pump(False) == READ
             assert speaks.turn() >= 1 << 20
         bulk.relay.release()
         bulk.far.sendall(b"what else?")  # now it is a message like others
-        assert answers.pump(False) == WAIT
+        assert answers.pump(False) == READ
         assert other.turn() < 2 << 17
-        assert len(pipes.sinks) == 1
+        assert len(shared.fairness.bulk_sinks) == 1
 
 
 def test_a_turn_cut_short_is_no_sign_of_little_to_do() -> None:
     """What is left over after it may be little; splicing goes on all the same."""
     with (
-        contextlib.closing(Pipes()) as pipes,
+        contextlib.closing(Shared()) as shared,
         connection() as (peer, source),
         connection() as (sink, far),
     ):
         for sock in (source, sink, far):
             sock.setblocking(False)
-        relay = StreamRelay(source, sink, pipes)
+        relay = StreamRelay(source, sink, shared)
         poll = select.poll()
         poll.register(source, select.POLLIN)
         sent = 0
@@ -147,8 +148,8 @@ def test_a_turn_cut_short_is_no_sign_of_little_to_do() -> None:
             peer.sendall(bytes(150_000))
             sent += 150_000
             while relay.moved < sent:
-                pipes.short_turns = 1
-                if relay.pump(False) == WAIT:
+                shared.fairness.short_turns_left = 1
+                if relay.pump(False) in (READ, WRITE):
                     taken(far)
                     assert relay.moved == sent or poll.poll(1000 * PATIENCE_S)
         assert relay.is_bulk

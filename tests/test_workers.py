@@ -46,6 +46,11 @@ def await_end(pid: int) -> None:
         assert ended, "a worker did not end"
 
 
+def await_line(proxy: Proxy, words: str) -> None:
+    while words not in (line := proxy.line()):
+        assert line
+
+
 def exchange(clients: list[socket.socket]) -> None:
     for client in clients:
         client.sendall(b"ping")
@@ -306,6 +311,30 @@ def test_messages_that_wait_for_bulk_go_on_in_a_worker_and_bulk_stays(loop_flag:
             thread.join(PATIENCE_S)
         assert received == sent > 0
         assert "reset" not in proxy.totals()
+
+
+def test_connections_go_on_in_the_first_process_if_a_worker_does_not_start(
+    loop_flag: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NO_LOOP_FOR_WORKERS", "1")
+    with (
+        serving(echo) as backend,
+        eager(backend, loop_flag, "-workers", "2") as proxy,
+        contextlib.ExitStack() as stack,
+    ):
+        clients = [stack.enter_context(connect(proxy)) for _ in range(8)]
+        exchange(clients)
+        descriptors = proxy.descriptors()
+        proxy.process.send_signal(signal.SIGUSR2)
+        heard = threading.Thread(target=await_line, args=(proxy, "did not start"))
+        heard.start()
+        while heard.is_alive():
+            exchange(clients)
+        for _ in range(20):
+            exchange(clients)
+        assert not workers_of(proxy)
+        assert proxy.descriptors() <= descriptors
+        assert proxy.totals().startswith("8 live, ")
 
 
 def test_one_process_is_all_there_is_if_so_asked(loop_flag: str) -> None:

@@ -29,9 +29,9 @@ from pyproxy.engine.stub import NO, YES, NotAStubError, Stub, StubError, own_net
 from pyproxy.errors import OUT_OF_RESOURCES, StartError, in_words
 from pyproxy.flags import Settings, parse
 from pyproxy.log import Log
-from pyproxy.pipes import Pipes
 from pyproxy.poller import Poller
-from pyproxy.solo import start
+from pyproxy.server import make_server
+from pyproxy.stream import Shared
 
 # Read at once from the FIFO: what a pipe holds by default.
 _READ_BYTES = 1 << 16
@@ -68,7 +68,7 @@ class Engine:
         self.started = time.time()
         self.handed_off = False  # another engine has everything; this one drains
         self.refused = 0  # requests that were answered no
-        self._pipes = Pipes()
+        self._shared = Shared()
         self._nudges = Nudges(loop)
         self._reader = Reader()
         self._waiting: deque[Request] = deque()  # read, and not yet dealt with
@@ -318,7 +318,7 @@ class Engine:
     def _serve_on(self, settings: Settings, arguments: list[str], sock: Any, stub: Stub | None) -> Port:
         log = Log(settings.port.host)
         try:
-            relay = start(self.poller, settings, sock, log, self._pipes)
+            relay = make_server(self.poller, settings, sock, log, self._shared)
         except OSError as exc:  # epoll_ctl: no memory, or its limit on watches
             sock.close()
             raise StartError(f"{settings.port.host} cannot be watched: {in_words(exc.errno)}") from exc

@@ -1,25 +1,39 @@
 """pyproxy that starts workers under any load at all, from SIGUSR2 on. A processor to spare, and a load that takes one,
-are nothing that a test could arrange.
+are nothing that a test could arrange. With NO_LOOP_FOR_WORKERS in its environment no worker gets an event loop.
 """
 
 from __future__ import annotations
 
+import asyncio
+import errno
+import functools
+import os
 import signal
 
-from pyproxy import poller, workers
+from pyproxy import solo
 from pyproxy.__main__ import main
+from pyproxy.load import Policy
+from pyproxy.workers import Pace
+
+_policy = Policy(window_s=0, saturated=-1, busy=-1, to_spare=float("inf"), to_spare_for_new=float("inf"))
 
 
 def _begin(*_: object) -> None:
-    workers._TO_SPARE = workers._TO_SPARE_FOR_NEW = float("-inf")
+    _policy.to_spare = _policy.to_spare_for_new = float("-inf")
 
 
-poller._ROUNDS = 2
-workers._WINDOW_S = 0
-workers._SATURATED = -1
-workers._TO_SPARE = workers._TO_SPARE_FOR_NEW = float("inf")
-workers._IDLE_S = 0.1
+def _new_loop(name: str) -> asyncio.AbstractEventLoop:
+    if os.getpid() != _first:
+        raise OSError(errno.EMFILE, "no descriptor for a loop")
+    return _new_loop_of_solo(name)
+
+
+_first = os.getpid()
+_new_loop_of_solo = solo.new_loop
 
 if __name__ == "__main__":
+    if "NO_LOOP_FOR_WORKERS" in os.environ:
+        solo.new_loop = _new_loop
     signal.signal(signal.SIGUSR2, _begin)
+    solo.serve = functools.partial(solo.serve, policy=_policy, pace=Pace(rounds=2, idle_s=0.1))
     main()

@@ -1,0 +1,24 @@
+"""Turns that were cut short in favour of others, and go on after them."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+
+
+class RunQueue(deque[Callable[[], None]]):
+    """What is to be called once, in order. False when it is empty."""
+
+    def run(self, report: Callable[[Exception], None], most_s: float) -> None:
+        """Call what is in it now, what comes meanwhile excepted; the rest stays if it takes longer than `most_s`. An
+        exception goes to `report`, and the others have their turn all the same.
+        """
+        end = time.perf_counter() + most_s
+        for _ in range(len(self)):
+            try:
+                self.popleft()()
+            except Exception as exc:  # a defect of ours, in one connection's turn
+                report(exc)
+            if time.perf_counter() > end:
+                return
