@@ -8,9 +8,9 @@ import socket
 import struct
 from collections.abc import Sequence
 
-from pyproxy.batch import Iovec, Mmsghdr
-from pyproxy.trains import MAX_BYTES
-from pyproxy.tune import IP_PKTINFO, UDP_SEGMENT
+from pyproxy.core.gso import MAX_BYTES
+from pyproxy.relay.batch import Iovec, Mmsghdr
+from pyproxy.sockopts import IP_PKTINFO, UDP_SEGMENT
 
 # Each datagram begins with this; the counter checks it.
 STAMP = b"pyproxy!"

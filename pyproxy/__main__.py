@@ -15,7 +15,7 @@ import os
 import select
 import sys
 
-from pyproxy import __version__, parent
+from pyproxy import __version__, dockerd
 from pyproxy.bind import LISTEN_FD, backend_address, host_socket
 from pyproxy.errors import StartError
 from pyproxy.flags import USAGE, Settings, parse
@@ -36,7 +36,7 @@ def main() -> None:
         from pyproxy.engine.dispatch import main as run
 
         sys.exit(run(sys.argv[1], sys.argv[2:]))
-    status = parent.status_pipe()
+    status = dockerd.status_pipe()
     # dockerd may stop us the moment it has its answer, and death by signal is an error to it (moby: cmd.Wait).
     exit_on_stop()
     try:
@@ -50,7 +50,7 @@ def main() -> None:
         _check(settings)
         sock = host_socket(settings.port, adopt=settings.use_listen_fd)
     except StartError as exc:
-        parent.answer_failure(status, str(exc))
+        dockerd.answer_failure(status, str(exc))
         hint = "\nSee pyproxy -help." if exc.exit_status == 2 else ""
         os.write(_STDERR_FD, f"pyproxy: {exc}{hint}\n".encode(errors="backslashreplace"))
         sys.exit(exc.exit_status)
@@ -59,7 +59,7 @@ def main() -> None:
     # From here on nobody reads a traceback: what ends us is told where messages go.
     sys.excepthook = lambda kind, exc, _trace: log.error(f"ended by an error, please report it: {kind.__name__}: {exc}")
     installed = _fingerprint()
-    if not parent.answer_ready(status):
+    if not dockerd.answer_ready(status):
         sys.exit(1)
     log.info(f"serving -> {settings.port.container}")
     _wait_for_a_client(sock, signals)
@@ -69,7 +69,7 @@ def main() -> None:
     if now != installed:
         _start_again(sock, settings)
 
-    from pyproxy.solo import serve
+    from pyproxy.solo.serve import serve
 
     serve(settings, sock, log, signals)
 

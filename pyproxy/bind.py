@@ -13,7 +13,7 @@ import os
 
 from pyproxy.errors import StartError, in_words
 from pyproxy.published import SCTP, TCP, UDP, PublishedPort, family_of
-from pyproxy.tune import ask_for_packet_info, tune
+from pyproxy.sockopts import ask_for_packet_info, tune
 
 LISTEN_FD = 4  # where dockerd's -use-listen-fd puts the socket: the second of exec.Cmd's ExtraFiles
 

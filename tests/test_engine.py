@@ -566,7 +566,7 @@ def test_an_idle_engine_sleeps(engine: Engine, run_dir: Path) -> None:
 
 
 def test_the_solo_path_imports_nothing_of_the_engine() -> None:
-    program = "import sys, pyproxy.__main__, pyproxy.solo; print(*sys.modules)"
+    program = "import sys, pyproxy.__main__, pyproxy.solo.serve; print(*sys.modules)"
     out = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
     assert not [name for name in out.split() if name.startswith("pyproxy.engine")]
 

@@ -167,7 +167,7 @@ def test_a_parent_that_no_longer_waits_is_not_served() -> None:
 def test_nothing_heavy_is_imported_before_the_answer() -> None:
     """Start-up is paid in series, once per port: the event loop must come after the answer."""
     program = (
-        "import sys, pyproxy.parent as parent\n"
+        "import sys, pyproxy.dockerd as parent\n"
         "parent.answer_ready = lambda pipe: sys.exit(' '.join(sys.modules))\n"
         "sys.argv[1:] = '-host-ip 127.0.0.1 -host-port 0 -container-ip 127.0.0.1 -container-port 9'.split()\n"
         "from pyproxy.__main__ import main; main()\n"
@@ -183,7 +183,7 @@ def test_nothing_heavy_is_imported_before_the_answer() -> None:
 
 
 def test_nothing_but_the_standard_library_and_uvloop_is_imported_at_all() -> None:
-    program = "import sys, pyproxy.solo\npyproxy.solo.new_loop('uvloop').close()\nprint(*sys.modules)"
+    program = "import sys, pyproxy.solo.serve as solo\nsolo.new_loop('uvloop').close()\nprint(*sys.modules)"
     out = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
     packages = {name.partition(".")[0] for name in out.split()}
     plain = subprocess.run([sys.executable, "-c", "import sys\nprint(*sys.modules)"], capture_output=True, text=True)

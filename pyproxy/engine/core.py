@@ -19,7 +19,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from pyproxy.bind import LISTEN_FD, host_socket
-from pyproxy.datagrams import DatagramRelay
 from pyproxy.engine.nudge import Nudges
 from pyproxy.engine.port import Port, name_of
 from pyproxy.engine.ports import Ports
@@ -29,9 +28,10 @@ from pyproxy.engine.stub import NO, YES, NotAStubError, Stub, StubError, own_net
 from pyproxy.errors import OUT_OF_RESOURCES, StartError, in_words
 from pyproxy.flags import Settings, parse
 from pyproxy.log import Log
-from pyproxy.poller import Poller
-from pyproxy.server import make_server
-from pyproxy.stream import Shared
+from pyproxy.relay.datagrams import DatagramRelay
+from pyproxy.relay.poller import Poller
+from pyproxy.relay.server import make_server
+from pyproxy.relay.stream import Shared
 
 # Read at once from the FIFO: what a pipe holds by default.
 _READ_BYTES = 1 << 16

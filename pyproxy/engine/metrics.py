@@ -11,7 +11,7 @@ from typing import NamedTuple
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-from pyproxy.counters import Counters
+from pyproxy.core.counters import Counters
 from pyproxy.engine.core import Engine
 
 # https://prometheus.io/docs/instrumenting/exposition_formats/, what generate_latest writes.

@@ -5,14 +5,14 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from pyproxy.connection import Connection
-from pyproxy.counters import Counters
-from pyproxy.datagrams import DatagramRelay
+from pyproxy.core.counters import Counters
 from pyproxy.engine.stub import Stub
 from pyproxy.flags import Settings
-from pyproxy.listener import Listener
 from pyproxy.log import Log
 from pyproxy.published import PublishedPort, join_host_port
+from pyproxy.relay.connection import Connection
+from pyproxy.relay.datagrams import DatagramRelay
+from pyproxy.relay.listener import Listener
 
 
 def name_of(port: PublishedPort) -> str:

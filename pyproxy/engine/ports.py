@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pyproxy.counters import Counters
+from pyproxy.core.counters import Counters
 from pyproxy.engine.port import Port
 
 

@@ -10,10 +10,10 @@ import functools
 import os
 import signal
 
-from pyproxy import solo
 from pyproxy.__main__ import main
-from pyproxy.load import Policy
-from pyproxy.workers import Pace
+from pyproxy.core.load import Policy
+from pyproxy.solo import serve as solo
+from pyproxy.solo.workers import Pace
 
 _policy = Policy(window_s=0, saturated=-1, busy=-1, to_spare=float("inf"), to_spare_for_new=float("inf"))
 

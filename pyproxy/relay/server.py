@@ -1,0 +1,57 @@
+"""What serves a published port: made of settings and a socket, the same for solo and engine."""
+
+from __future__ import annotations
+
+import _socket
+import socket
+
+from pyproxy.bind import backend_address
+from pyproxy.core.counters import Counters
+from pyproxy.flags import Settings
+from pyproxy.log import Log
+from pyproxy.published import SCTP, TCP, UDP
+from pyproxy.relay.datagrams import DatagramRelay
+from pyproxy.relay.listener import Listener, Transport
+from pyproxy.relay.messages import MessageRelay
+from pyproxy.relay.poller import Poller
+from pyproxy.relay.stream import Shared, StreamRelay
+from pyproxy.sockopts import is_established
+
+
+def make_server(
+    poller: Poller, settings: Settings, sock: _socket.socket, log: Log, shared: Shared
+) -> Listener | DatagramRelay:
+    """Begin to serve; the result owns `sock` and is closed by the caller. Ports may share `shared`."""
+    if settings.port.proto != UDP:
+        return make_listener(poller, settings, sock, log, shared)
+    return DatagramRelay(
+        poller,
+        socket.socket(fileno=sock.detach()),
+        backend_address(settings.port),
+        max_flows=settings.udp_max_flows,
+        counters=Counters(),
+        log=log,
+    )
+
+
+def make_listener(poller: Poller, settings: Settings, sock: _socket.socket, log: Log, shared: Shared) -> Listener:
+    """The same for a port of TCP or SCTP."""
+    transport = _tcp(shared) if settings.port.proto == TCP else _SCTP
+    backend = backend_address(settings.port)
+    return Listener(poller, sock, transport, backend, limits=settings.limits, counters=Counters(), log=log)
+
+
+def _tcp(shared: Shared) -> Transport[StreamRelay]:
+    return Transport(
+        TCP,
+        lambda source, sink: StreamRelay(source, sink, shared),
+        attach_relay=lambda relay: relay.attach(shared),
+        half_close=True,
+        established=is_established,
+    )
+
+
+# RFC 9260 section 9.2: SCTP has no half-closed state.
+_SCTP: Transport[MessageRelay] = Transport(
+    SCTP, MessageRelay, attach_relay=lambda _: None, half_close=False, established=lambda _: False
+)
