@@ -23,7 +23,7 @@ from pyproxy.engine.notify import tell_systemd
 from pyproxy.engine.rundir import EngineRunsError, RunDir, RunDirError, default_path
 from pyproxy.flags import DEFAULT_BUSY_POLL_US, LOOPS
 from pyproxy.log import Log
-from pyproxy.solo.serve import new_loop, raise_descriptor_limit
+from pyproxy.relay.loop import new_loop, raise_descriptor_limit
 
 _ABOUT = """\
 Serve every published port of this host in one process. dockerd has to start pyproxy-stub, in docker-proxy's place

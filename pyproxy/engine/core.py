@@ -13,7 +13,6 @@ import functools
 import os
 import select
 import time
-import traceback
 from collections import deque
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -29,6 +28,7 @@ from pyproxy.errors import OUT_OF_RESOURCES, StartError, in_words
 from pyproxy.flags import Settings, parse
 from pyproxy.log import Log
 from pyproxy.relay.datagrams import DatagramRelay
+from pyproxy.relay.loop import report_defect
 from pyproxy.relay.poller import Poller
 from pyproxy.relay.server import make_server
 from pyproxy.relay.stream import Shared
@@ -193,10 +193,7 @@ class Engine:
 
     def report(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """The loop's exception handler: a defect of ours. Say it whole, though not each time, and serve the others."""
-        exc = context.get("exception")
-        trace = "".join(traceback.format_exception(exc)) if isinstance(exc, BaseException) else ""
-        text = f"internal error, please report it: {context.get('message')}\n{trace}".rstrip()
-        self.log.warn(f"internal {type(exc)}", text)
+        report_defect(self.log, context)
 
     def _on_requests(self) -> None:
         # All that waits, before anything is done: some of it may have been taken back since (`requests.settle`).

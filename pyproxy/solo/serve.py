@@ -9,16 +9,14 @@ from __future__ import annotations
 
 import _socket
 import asyncio
-import contextlib
-import resource
-import traceback
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from pyproxy.core.load import Policy
 from pyproxy.flags import Settings
 from pyproxy.log import Log
 from pyproxy.published import TCP
 from pyproxy.relay.listener import Listener
+from pyproxy.relay.loop import new_loop, raise_descriptor_limit, report_defect
 from pyproxy.relay.poller import Poller
 from pyproxy.relay.server import make_listener, make_server
 from pyproxy.relay.stream import Shared
@@ -41,7 +39,7 @@ def serve(
 
     def anew() -> Poller:
         loop = new_loop(settings.loop)
-        loop.set_exception_handler(lambda _loop, context: _report(log, context))
+        loop.set_exception_handler(lambda _loop, context: report_defect(log, context))
         return Poller(loop, settings.busy_poll_s)
 
     def build(sock: _socket.socket) -> tuple[asyncio.AbstractEventLoop, Listener]:
@@ -69,32 +67,3 @@ def serve(
     poller.loop.add_reader(signals.wake_fd, signals.handle_pending)
     poller.loop.run_forever()
     raise AssertionError("only a signal ends the loop")
-
-
-def new_loop(name: str) -> asyncio.AbstractEventLoop:
-    """Return a new event loop: `uvloop`, `asyncio`, or `auto`, which is uvloop where it is installed."""
-    if name != "asyncio":
-        try:
-            import uvloop
-        except ImportError:
-            if name == "uvloop":
-                raise
-        else:
-            return uvloop.new_event_loop()
-    return asyncio.new_event_loop()
-
-
-def raise_descriptor_limit() -> None:
-    """Raise the soft limit to the hard one, as Go's runtime does: a connection takes two descriptors."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    # Refused where fs.nr_open has been lowered below the limit that was inherited: then the soft one has to do.
-    with contextlib.suppress(ValueError, OSError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
-def _report(log: Log, context: dict[str, Any]) -> None:
-    """A defect of ours, in one connection's handler: say it whole, though not each time, and serve the others."""
-    exc = context.get("exception")
-    trace = "".join(traceback.format_exception(exc)) if isinstance(exc, BaseException) else ""
-    text = f"internal error, please report it: {context.get('message')}\n{trace}".rstrip()
-    log.warn(f"internal {type(exc)}", text)

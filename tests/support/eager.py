@@ -12,6 +12,7 @@ import signal
 
 from pyproxy.__main__ import main
 from pyproxy.core.load import Policy
+from pyproxy.relay.loop import new_loop
 from pyproxy.solo import serve as solo
 from pyproxy.solo.workers import Pace
 
@@ -25,15 +26,14 @@ def _begin(*_: object) -> None:
 def _new_loop(name: str) -> asyncio.AbstractEventLoop:
     if os.getpid() != _first:
         raise OSError(errno.EMFILE, "no descriptor for a loop")
-    return _new_loop_of_solo(name)
+    return new_loop(name)
 
 
 _first = os.getpid()
-_new_loop_of_solo = solo.new_loop
 
 if __name__ == "__main__":
     if "NO_LOOP_FOR_WORKERS" in os.environ:
-        solo.new_loop = _new_loop
+        vars(solo)["new_loop"] = _new_loop
     signal.signal(signal.SIGUSR2, _begin)
     solo.serve = functools.partial(solo.serve, policy=_policy, pace=Pace(rounds=2, idle_s=0.1))
     main()
