@@ -150,8 +150,8 @@ def ask_for_packet_info(sock: _socket.socket) -> None:
         sock.setsockopt(_socket.IPPROTO_IP, IP_PKTINFO, 1)
 
 
-def can_send_trains(sock: _socket.socket) -> bool:
-    """Whether the kernel cuts trains up: since Linux 4.18. Before, it would send one as a single datagram, unasked."""
+def supports_gso(sock: _socket.socket) -> bool:
+    """Whether the kernel segments aggregates: since Linux 4.18. Before, it would send one as a single datagram."""
     try:
         sock.getsockopt(_socket.IPPROTO_UDP, UDP_SEGMENT)
     except OSError:
@@ -179,7 +179,7 @@ def _tune_udp(sock: _socket.socket) -> None:
         except PermissionError:
             sock.setsockopt(_socket.SOL_SOCKET, ask, _BUFFER_BYTES)
     try:
-        # What the kernel carried as one train of datagrams arrives as one (udp(7)).
+        # What the kernel carried as one aggregate arrives as one (udp(7)).
         sock.setsockopt(_socket.IPPROTO_UDP, UDP_GRO, 1)
     except OSError as exc:
         if exc.errno != errno.ENOPROTOOPT:  # before Linux 5.0

@@ -7,7 +7,7 @@ from __future__ import annotations
 import socket
 import struct
 
-from pyproxy.sockopts import IP_PKTINFO, UDP_SEGMENT
+from pyproxy.sockopts import IP_PKTINFO
 
 Ancillary = list[tuple[int, int, bytes]]
 
@@ -22,9 +22,6 @@ PACKET_INFO6_BYTES = socket.CMSG_LEN(_PKTINFO6.size)
 PACKET_INFO4_SPACE = socket.CMSG_SPACE(_PKTINFO4.size)
 PACKET_INFO6_SPACE = socket.CMSG_SPACE(_PKTINFO6.size)
 
-# udp(7), UDP_SEGMENT: the ancillary data is a 16-bit number.
-_SEGMENT = struct.Struct("=H")
-
 # RFC 6458 sections 5.3.4 and 5.3.5; numbers from include/uapi/linux/sctp.h.
 _SCTP_SNDINFO = 2
 _SCTP_RCVINFO = 3
@@ -36,7 +33,7 @@ _RCVINFO = struct.Struct("=HHHxxIIIIi")
 SCTP_INFO_SPACE = socket.CMSG_SPACE(_RCVINFO.size)
 
 
-def spoken_to(ancillary: Ancillary) -> bytes:
+def local_address(ancillary: Ancillary) -> bytes:
     """Return the local address a datagram was sent to, packed, in a form that `reply_from` takes.
 
     Empty where the kernel does not say, or where no reply can come from it (multicast): the routing table then
@@ -57,17 +54,12 @@ def spoken_to(ancillary: Ancillary) -> bytes:
 
 
 def reply_from(local: bytes) -> Ancillary:
-    """Ancillary data that makes a reply leave from `local`, which `spoken_to` returned."""
+    """Ancillary data that makes a reply leave from `local`, which `local_address` returned."""
     if len(local) == 4:
         return [(socket.IPPROTO_IP, IP_PKTINFO, _PKTINFO4.pack(0, local, bytes(4)))]
     if local:
         return [(socket.IPPROTO_IPV6, socket.IPV6_PKTINFO, local)]
     return []
-
-
-def segmented(size: int) -> Ancillary:
-    """Ancillary data that has the kernel cut what is sent into datagrams of `size` bytes."""
-    return [(socket.IPPROTO_UDP, UDP_SEGMENT, _SEGMENT.pack(size))]
 
 
 def sctp_onward(ancillary: Ancillary) -> Ancillary:

@@ -1,7 +1,7 @@
 """Datagrams by the batch: recvmmsg(2), which the standard library lacks, into buffers laid out once and reused.
 
 One system call takes what has come, up to `SLOTS` datagrams, each whole in a slot of its own, with its sender and its
-ancillary data. A train of datagrams that the kernel kept joined (UDP_GRO) comes as one, with its segment size.
+ancillary data. Datagrams that the kernel kept aggregated (UDP_GRO) come as one message, with its segment size.
 
 One batch serves a whole process: it is empty whenever no handler runs, and only one runs at a time. Pages of a slot
 that no datagram has reached cost nothing; those of a burst are given back when the last flow has ended.
@@ -27,7 +27,7 @@ from pyproxy.sockopts import UDP_GRO
 # when a turn is some 3 ms, a fraction of what waits in the socket's buffer by then.
 SLOTS = 1024
 
-# A slot takes the largest datagram, or train, of either family. The odd 64 bytes keep the beginnings of slots, all
+# A slot takes the largest datagram, or aggregate, of either family. The odd 64 bytes keep the beginnings of slots, all
 # that most datagrams reach, from contending for the same few lines of the processor's cache.
 _SLOT = (1 << 16) + 64
 
@@ -139,26 +139,26 @@ class Batch:
         self._arena.madvise(mmap.MADV_DONTNEED)
 
     def only_size(self, ancillary_bytes: int) -> int | None:
-        """Bytes of the one message of a batch of one; None if it is a train. Most batches of a conversation are of one
-        plain message, and it waits for each: so this, and `only_sender`, make no lists of one.
+        """Bytes of the one message of a batch of one; None if it is an aggregate. Most batches of a conversation are of
+        one plain message, and it waits for each: so this, and `only_sender_key`, make no lists of one.
         """
         return self._lengths[0] if self._controllens[0] == ancillary_bytes else None
 
-    def only_sender(self, family: int, ancillary_bytes: int) -> Hashable:
-        """As `senders` has it, of one plain message."""
+    def only_sender_key(self, family: int, ancillary_bytes: int) -> Hashable:
+        """As `sender_keys` has it, of one plain message."""
         if family == socket.AF_INET:
             if not ancillary_bytes:
                 return self._names4[0]
             if self._spoken4 is not None:
                 return self._names4[0], self._spoken4[0]
-        return self.senders(1, family, None, ancillary_bytes)[0]
+        return self.sender_keys(1, family, None, ancillary_bytes)[0]
 
     def sizes(self, count: int) -> list[int]:
         """Bytes of each message."""
         return self._lengths[:count].tolist()
 
     def segments(self, count: int, ancillary_bytes: int) -> list[int] | None:
-        """The segment size of each message that is a train, 0 for the others; None if all are plain.
+        """The segment size of each message that is an aggregate, 0 for the others; None if all are plain.
 
         `ancillary_bytes`: what the ancillary data of a plain message takes on this socket.
         """
@@ -173,7 +173,7 @@ class Batch:
                 return int.from_bytes(data[:4], sys.byteorder)
         return 0
 
-    def senders(
+    def sender_keys(
         self, count: int, family: int, segments: Sequence[int] | None, ancillary_bytes: int
     ) -> Sequence[Hashable]:
         """What tells the senders apart, and the addresses they spoke to: who is equal here is equal in both."""
@@ -187,7 +187,7 @@ class Batch:
         found = []
         for each in range(count):
             at = _RECORD * each
-            # The kernel puts a train's segment size first (net/ipv4/udp.c, udp_recvmsg): it is not the sender's.
+            # The kernel puts an aggregate's segment size first (net/ipv4/udp.c, udp_recvmsg): it is not the sender's.
             before = _GRO_SPACE if segments is not None and segments[each] else 0
             control = at + _NAME + before
             has_info = self._controllens[each] - before >= info_bytes

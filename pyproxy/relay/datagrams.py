@@ -2,7 +2,7 @@
 
 A client's first datagram makes a flow: a socket connected to the container, so that replies find their client. The
 reply leaves from the address the client spoke to, which packet info tells where the host socket is bound to all.
-Datagrams are taken by the batch, and neighbours of a flow that are alike sent on by one call, as a train. Owns the
+Datagrams are taken by the batch, and neighbours of a flow that are alike sent on by one call, as an aggregate. Owns the
 host socket and every flow's socket. What the kernel will not take is dropped, as UDP may, and counted.
 """
 
@@ -16,23 +16,23 @@ import socket
 import time
 from collections.abc import Hashable, Sequence
 
-from pyproxy.core.cmsg import PACKET_INFO4_SPACE, PACKET_INFO6_SPACE, Ancillary, reply_from, segmented, spoken_to
+from pyproxy.core.cmsg import PACKET_INFO4_SPACE, PACKET_INFO6_SPACE, Ancillary, local_address, reply_from
 from pyproxy.core.counters import Counters
 from pyproxy.core.flows import IDLE_S, FlowTable
-from pyproxy.core.gso import MAX_BYTES, join
+from pyproxy.core.gso import MAX_BYTES, cmsg, coalesce
 from pyproxy.errors import OUT_OF_RESOURCES, in_words
 from pyproxy.log import Log
 from pyproxy.published import UDP
 from pyproxy.relay.batch import Batch
 from pyproxy.relay.poller import Poller
-from pyproxy.sockopts import can_send_trains, gives_packet_info, is_connected_to_itself, tune
+from pyproxy.sockopts import gives_packet_info, is_connected_to_itself, supports_gso, tune
 
 # The largest datagrams to join: those that need no fragments on Ethernet (MTU 1,500 less the headers of IP and UDP).
 _JOINABLE = {socket.AF_INET: 1472, socket.AF_INET6: 1452}
 
-# The kernel's ways to say that this cannot leave as a train (net/ipv4/udp.c, udp_send_skb): a segment does not fit the
-# path's MTU (EINVAL in some versions); no checksum, or IPsec, on the way.
-_NOT_AS_A_TRAIN = {errno.EMSGSIZE, errno.EINVAL, errno.EIO}
+# The kernel's ways to say that this cannot leave as an aggregate (net/ipv4/udp.c, udp_send_skb): a segment does not fit
+# the path's MTU (EINVAL in some versions); no checksum, or IPsec, on the way.
+_NO_GSO = {errno.EMSGSIZE, errno.EINVAL, errno.EIO}
 
 # A connected socket reports an ICMP error that came back for an earlier datagram (port unreachable, prohibited by a
 # firewall, ...) on the next call, which then does nothing. One more could arrive in between.
@@ -49,7 +49,7 @@ Address = tuple[str | int, ...]
 Key = tuple[Address, bytes]
 
 
-class Way:
+class Direction:
     """One direction of a flow: on which socket, to whom (None: connected), from where, and what may be joined."""
 
     __slots__ = ("address", "ancillary", "joinable", "sock")
@@ -64,15 +64,15 @@ class Way:
 class Flow:
     """A client, the address it spoke to, and the socket that speaks to the container for it."""
 
-    __slots__ = ("down", "key", "last_s", "names", "sock", "up")
+    __slots__ = ("down", "key", "last_s", "sender_keys", "sock", "up")
 
-    def __init__(self, key: Key, sock: socket.socket, host_sock: socket.socket, *, trains: bool) -> None:
+    def __init__(self, key: Key, sock: socket.socket, host_sock: socket.socket, *, gso: bool) -> None:
         self.key = key
         client, local = key
         self.sock = sock
-        self.up = Way(sock, None, [], _JOINABLE[sock.family] if trains else 0)
-        self.down = Way(host_sock, client, reply_from(local), _JOINABLE[host_sock.family] if trains else 0)
-        self.names: list[Hashable] = []  # what batches call its sender
+        self.up = Direction(sock, None, [], _JOINABLE[sock.family] if gso else 0)
+        self.down = Direction(host_sock, client, reply_from(local), _JOINABLE[host_sock.family] if gso else 0)
+        self.sender_keys: list[Hashable] = []  # what batches call its sender
         self.last_s = 0.0
 
 
@@ -97,13 +97,13 @@ class DatagramRelay:
         self._poller = poller
         self._sock = sock
         self._batch = _shared_batch()
-        self._trains = can_send_trains(sock)
+        self._gso = supports_gso(sock)
         self._ancillary_bytes = 0
         if gives_packet_info(sock):
             self._ancillary_bytes = PACKET_INFO4_SPACE if sock.family == socket.AF_INET else PACKET_INFO6_SPACE
         self._family, self._address = backend
         self._flows: FlowTable[Key, Flow] = FlowTable(max_flows, idle_s)
-        self._by_name: dict[Hashable, Flow] = {}
+        self._by_key: dict[Hashable, Flow] = {}
         self._counters = counters
         self._log = log
         self._expiry: asyncio.TimerHandle | None = None
@@ -139,7 +139,7 @@ class DatagramRelay:
             self._expiry.cancel()
         self.stop_accepting()
         self._poller.close_socket(self._sock)
-        self._by_name.clear()
+        self._by_key.clear()
         for flow in self._flows.clear():
             self._poller.close_socket(flow.sock)
 
@@ -153,12 +153,12 @@ class DatagramRelay:
             self._drop("host socket", exc, 1)
             return
         if count == 1 and (size := batch.only_size(self._ancillary_bytes)) is not None:
-            name = batch.only_sender(self._sock.family, self._ancillary_bytes)
+            name = batch.only_sender_key(self._sock.family, self._ancillary_bytes)
             self._from_client(name, _ONLY, [size], None, time.monotonic())
             return
         sizes = batch.sizes(count)
         segments = batch.segments(count, self._ancillary_bytes)
-        names = batch.senders(count, self._sock.family, segments, self._ancillary_bytes)
+        names = batch.sender_keys(count, self._sock.family, segments, self._ancillary_bytes)
         now = time.monotonic()
         if names.count(names[0]) == count:
             self._from_client(names[0], range(count), sizes, segments, now)
@@ -166,7 +166,7 @@ class DatagramRelay:
         # By flow, where it is known: a flow may have several names, and its datagrams keep their order.
         groups: dict[Hashable, list[int]] = {}
         for each, name in enumerate(names):
-            group = self._by_name.get(name, name)
+            group = self._by_key.get(name, name)
             if (messages := groups.get(group)) is None:
                 groups[group] = [each]
             else:
@@ -180,7 +180,7 @@ class DatagramRelay:
         self, name: Hashable, messages: Sequence[int], sizes: list[int], segments: list[int] | None, now: float
     ) -> None:
         """Pass on what one client has sent: `messages` of the batch, their sizes, and segment sizes if any has one."""
-        if (flow := self._by_name.get(name)) is not None:
+        if (flow := self._by_key.get(name)) is not None:
             self._flows.touch(flow.key, now)
         elif (flow := self._find(name, messages[0], now)) is None:
             self._counters.datagrams_dropped += len(messages) - 1  # the first has been counted, with the reason
@@ -191,12 +191,12 @@ class DatagramRelay:
 
     def _find(self, name: Hashable, message: int, now: float) -> Flow | None:
         """The flow of a client that is not yet known by that name, or a new one."""
-        key = self._batch.sender(message), spoken_to(self._batch.ancillary(message))
+        key = self._batch.sender(message), local_address(self._batch.ancillary(message))
         flow = self._flows.find(key, now) or self._open(key, now)
         if flow is not None:
             # More than one name for a flow: they tell the interface too, and routes may change.
-            flow.names.append(name)
-            self._by_name[name] = flow
+            flow.sender_keys.append(name)
+            self._by_key[name] = flow
         return flow
 
     def _open(self, key: Key, now: float) -> Flow | None:
@@ -208,7 +208,7 @@ class DatagramRelay:
         except OSError as exc:
             self._drop("container", exc, 1)
             return None
-        flow = Flow(key, sock, self._sock, trains=self._trains)
+        flow = Flow(key, sock, self._sock, gso=self._gso)
         try:
             self._poller.watch(sock.fileno(), select.EPOLLIN, lambda _events: self._on_backend(flow))
         except OSError as exc:
@@ -267,58 +267,58 @@ class DatagramRelay:
             return
 
     def _pass_on(
-        self, way: Way, messages: Sequence[int], sizes: list[int], segments: list[int] | None
+        self, direction: Direction, messages: Sequence[int], sizes: list[int], segments: list[int] | None
     ) -> tuple[int, int]:
         """Send messages of the batch on, in order; return how many datagrams, and bytes, the kernel has taken."""
         slots = self._batch.slots
         if len(sizes) == 1 and segments is None:
-            return self._send(way, [slots[messages[0]][: sizes[0]]], sizes[0], 0)
+            return self._send(direction, [slots[messages[0]][: sizes[0]]], sizes[0], 0)
         datagrams = moved = 0
-        for first, end, segment in join(sizes, segments, way.joinable):
-            train = [slots[messages[each]][: sizes[each]] for each in range(first, end)]
-            count, size = self._send(way, train, sum(sizes[first:end]), segment)
+        for first, end, segment in coalesce(sizes, segments, direction.joinable):
+            aggregate = [slots[messages[each]][: sizes[each]] for each in range(first, end)]
+            count, size = self._send(direction, aggregate, sum(sizes[first:end]), segment)
             datagrams += count
             moved += size
         return datagrams, moved
 
-    def _send(self, way: Way, train: list[memoryview], size: int, segment: int) -> tuple[int, int]:
-        """Send a train of `size` bytes, or one datagram (`segment` 0), in one call; return what the kernel took."""
-        if segment > way.joinable or (size > MAX_BYTES and segment):
-            return self._send_cut(way, train, segment)
+    def _send(self, direction: Direction, aggregate: list[memoryview], size: int, segment: int) -> tuple[int, int]:
+        """Send an aggregate of `size` bytes, or one datagram (`segment` 0), in one call; return what was taken."""
+        if segment > direction.joinable or (size > MAX_BYTES and segment):
+            return self._send_segments(direction, aggregate, segment)
         count = -(-size // segment) if segment else 1
-        ancillary = [*way.ancillary, *segmented(segment)] if segment else way.ancillary
+        ancillary = [*direction.ancillary, *cmsg(segment)] if segment else direction.ancillary
         for tries_left in range(_TRIES - 1, -1, -1):
             try:
                 if ancillary:
-                    way.sock.sendmsg(train, ancillary, 0, way.address)
-                elif way.address is None:  # these two are cheaper to call (bench/NOTES.md)
-                    way.sock.send(train[0])
+                    direction.sock.sendmsg(aggregate, ancillary, 0, direction.address)
+                elif direction.address is None:  # these two are cheaper to call (bench/NOTES.md)
+                    direction.sock.send(aggregate[0])
                 else:
-                    way.sock.sendto(train[0], way.address)
+                    direction.sock.sendto(aggregate[0], direction.address)
             except BlockingIOError as exc:
-                self._drop(_far_end(way), exc, count)
+                self._drop(_far_end(direction), exc, count)
                 break
             except OSError as exc:
-                if segment and exc.errno in _NOT_AS_A_TRAIN:
-                    if way.address is None and tries_left == _TRIES - 1:
-                        continue  # it may be told of an earlier datagram, and not of this train
-                    way.joinable = segment - 1 if exc.errno == errno.EMSGSIZE else 0
-                    return self._send_cut(way, train, segment)
-                if way.address is None and tries_left:
+                if segment and exc.errno in _NO_GSO:
+                    if direction.address is None and tries_left == _TRIES - 1:
+                        continue  # it may be told of an earlier datagram, and not of this aggregate
+                    direction.joinable = segment - 1 if exc.errno == errno.EMSGSIZE else 0
+                    return self._send_segments(direction, aggregate, segment)
+                if direction.address is None and tries_left:
                     self._unreachable(exc)
                     continue
-                self._drop(_far_end(way), exc, count)
+                self._drop(_far_end(direction), exc, count)
                 break
             return count, size
         return 0, 0
 
-    def _send_cut(self, way: Way, train: list[memoryview], segment: int) -> tuple[int, int]:
-        """Send the datagrams of a train one by one."""
+    def _send_segments(self, direction: Direction, aggregate: list[memoryview], segment: int) -> tuple[int, int]:
+        """Send the datagrams of an aggregate one by one."""
         datagrams = moved = 0
-        for part in train:
+        for part in aggregate:
             for at in range(0, len(part), segment):
                 data = part[at : at + segment]
-                count, size = self._send(way, [data], len(data), 0)
+                count, size = self._send(direction, [data], len(data), 0)
                 datagrams += count
                 moved += size
         return datagrams, moved
@@ -340,8 +340,8 @@ class DatagramRelay:
             self._end(flow)
 
     def _end(self, flow: Flow) -> None:
-        for name in flow.names:
-            del self._by_name[name]
+        for name in flow.sender_keys:
+            del self._by_key[name]
         self._poller.close_socket(flow.sock)
 
     def _expire_later(self, now: float) -> None:
@@ -364,5 +364,5 @@ def _shared_batch() -> Batch:
     return Batch()
 
 
-def _far_end(way: Way) -> str:
-    return "container" if way.address is None else "client"
+def _far_end(direction: Direction) -> str:
+    return "container" if direction.address is None else "client"

@@ -6,7 +6,7 @@ import socket
 
 import pytest
 
-from pyproxy.core.cmsg import Ancillary, reply_from, sctp_onward, spoken_to
+from pyproxy.core.cmsg import Ancillary, local_address, reply_from, sctp_onward
 
 # Recorded: recvmsg on a socket bound to 0.0.0.0 and [::], from a client of 127.0.0.2 and ::1 on loopback (index 1).
 V4_LOOPBACK = (socket.IPPROTO_IP, 8, bytes.fromhex("01000000 7f000002 7f000002"))
@@ -34,7 +34,7 @@ TIMESTAMP = (socket.SOL_SOCKET, 29, bytes(16))
     ],
 )
 def test_a_reply_leaves_from_the_address_the_client_spoke_to(received: Ancillary, reply: Ancillary) -> None:
-    assert reply_from(spoken_to(received)) == reply
+    assert reply_from(local_address(received)) == reply
 
 
 # struct sctp_rcvinfo as x86-64 Linux lays it out (include/uapi/linux/sctp.h): stream 5, sequence 9, flags, two bytes

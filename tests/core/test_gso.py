@@ -6,15 +6,15 @@ import random
 
 import pytest
 
-from pyproxy.core.gso import MAX_BYTES, MAX_SEGMENTS, Train, join
+from pyproxy.core.gso import MAX_BYTES, MAX_SEGMENTS, Aggregate, coalesce
 
 LARGEST = 1472
 
 
-def cut(trains: list[Train], sizes: list[int], segments: list[int]) -> list[int]:
-    """What the kernel makes of the trains: the sizes of the datagrams on the wire (udp(7), UDP_SEGMENT)."""
+def cut(aggregates: list[Aggregate], sizes: list[int], segments: list[int]) -> list[int]:
+    """What the kernel makes of the aggregates: the sizes of the datagrams on the wire (udp(7), UDP_SEGMENT)."""
     wire = []
-    for first, end, segment in trains:
+    for first, end, segment in aggregates:
         total = sum(sizes[first:end])
         if not segment:
             assert end - first == 1
@@ -41,11 +41,11 @@ def cut(trains: list[Train], sizes: list[int], segments: list[int]) -> list[int]
     ],
 )
 def test_neighbours_alike_are_joined(sizes: list[int], expected: list[tuple[int, int, int]]) -> None:
-    assert join(sizes, None, LARGEST) == expected
+    assert coalesce(sizes, None, LARGEST) == expected
 
 
-def test_a_train_that_came_joined_goes_on_by_itself() -> None:
-    assert join([100, 3000, 1000, 1000], [0, 1000, 0, 0], LARGEST) == [(0, 1, 0), (1, 2, 1000), (2, 4, 1000)]
+def test_an_aggregate_that_came_as_one_goes_on_by_itself() -> None:
+    assert coalesce([100, 3000, 1000, 1000], [0, 1000, 0, 0], LARGEST) == [(0, 1, 0), (1, 2, 1000), (2, 4, 1000)]
 
 
 @pytest.mark.parametrize("seed", range(50))
@@ -64,8 +64,8 @@ def test_boundaries_and_order_stay(seed: int) -> None:
             sizes.append(size)
             segments.append(0)
         wire += datagrams
-    trains = join(sizes, segments if any(segments) else None, LARGEST)
-    assert [train.first for train in trains] == [0, *(train.end for train in trains[:-1])]
-    assert trains[-1].end == len(sizes)
-    assert cut(trains, sizes, segments) == wire
-    assert all(-(-sum(sizes[first:end]) // segment) <= MAX_SEGMENTS for first, end, segment in trains if segment)
+    aggregates = coalesce(sizes, segments if any(segments) else None, LARGEST)
+    assert [one.first for one in aggregates] == [0, *(one.end for one in aggregates[:-1])]
+    assert aggregates[-1].end == len(sizes)
+    assert cut(aggregates, sizes, segments) == wire
+    assert all(-(-sum(sizes[first:end]) // segment) <= MAX_SEGMENTS for first, end, segment in aggregates if segment)

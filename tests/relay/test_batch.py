@@ -1,4 +1,4 @@
-"""Batches from real sockets: who sent what, and what came as a train."""
+"""Batches from real sockets: who sent what, and what came as an aggregate."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from pyproxy.core.cmsg import PACKET_INFO4_SPACE, PACKET_INFO6_SPACE, spoken_to
+from pyproxy.core.cmsg import PACKET_INFO4_SPACE, PACKET_INFO6_SPACE, local_address
 from pyproxy.relay.batch import SLOTS, Batch
 from pyproxy.sockopts import UDP_GRO, UDP_SEGMENT, ask_for_packet_info
 from tests.support.proxy import PATIENCE_S
@@ -63,7 +63,7 @@ def test_one_sender_has_one_name_in_a_batch_whatever_it_sends(
             count = batch.receive(sock.fileno())
             assert count == len(sent)
             segments = batch.segments(count, ancillary_bytes)
-            names = batch.senders(count, sock.family, segments, ancillary_bytes)
+            names = batch.sender_keys(count, sock.family, segments, ancillary_bytes)
             assert segments is None or segments == [segment for _, segment, _ in sent]
             assert [bytes(batch.slots[each][:size]) for each, size in enumerate(batch.sizes(count))] == [
                 data for _, _, data in sent
@@ -75,7 +75,9 @@ def test_one_sender_has_one_name_in_a_batch_whatever_it_sends(
             # One by itself is looked at without lists, and must be called the same.
             first = batch.only_size(ancillary_bytes)
             assert first == (None if sent[0][1] else len(sent[0][2]))
-            assert first is None or segments is not None or batch.only_sender(sock.family, ancillary_bytes) == names[0]
+            assert (
+                first is None or segments is not None or batch.only_sender_key(sock.family, ancillary_bytes) == names[0]
+            )
 
 
 def test_the_memory_of_a_burst_is_given_back(batch: Batch) -> None:
@@ -110,8 +112,8 @@ def test_who_speaks_to_two_addresses_has_two_names(batch: Batch) -> None:
         for ip in ("127.0.0.1", "127.0.0.2"):
             client.sendto(b"x", (ip, sock.getsockname()[1]))
         assert batch.receive(sock.fileno()) == 2
-        assert len(set(batch.senders(2, socket.AF_INET, None, PACKET_INFO4_SPACE))) == 2
-        assert [spoken_to(batch.ancillary(each)) for each in range(2)] == [
+        assert len(set(batch.sender_keys(2, socket.AF_INET, None, PACKET_INFO4_SPACE))) == 2
+        assert [local_address(batch.ancillary(each)) for each in range(2)] == [
             socket.inet_aton("127.0.0.1"),
             socket.inet_aton("127.0.0.2"),
         ]

@@ -184,7 +184,7 @@ def test_mixed_sizes_of_many_clients_keep_their_boundaries_and_order(host: str) 
 def test_what_a_sender_segments_itself_arrives_in_its_segments(ip: str, *, wildcard: bool) -> None:
     host = {"127.0.0.1": "0.0.0.0", "::1": "::"}[ip] if wildcard else ip
     segments = [os.urandom(1200) for _ in range(39)] + [os.urandom(7)]
-    train = b"".join(segments)
+    aggregate = b"".join(segments)
     with (
         datagram_socket(ip) as backend,
         before(address_of(backend), host=host, proto="udp") as proxy,
@@ -194,15 +194,15 @@ def test_what_a_sender_segments_itself_arrives_in_its_segments(ip: str, *, wildc
         _, flow = backend.recvfrom(100)
         client.setsockopt(socket.IPPROTO_UDP, UDP_SEGMENT, 1200)
         backend.setsockopt(socket.IPPROTO_UDP, UDP_SEGMENT, 1200)
-        client.send(train)
+        client.send(aggregate)
         assert [backend.recvfrom(1 << 16) for _ in segments] == [(segment, flow) for segment in segments]
-        backend.sendto(train, flow)
+        backend.sendto(aggregate, flow)
         assert [client.recv(1 << 16) for _ in segments] == segments
         assert "40 datagrams down, 41 datagrams up, 1 flows" in proxy.totals()
 
 
 @pytest.mark.parametrize(("host", "ip"), [("0.0.0.0", "127.0.0.1"), ("::", "::1")])
-def test_trains_and_single_datagrams_of_one_client_keep_their_order(host: str, ip: str) -> None:
+def test_aggregates_and_single_datagrams_of_one_client_keep_their_order(host: str, ip: str) -> None:
     chance = random.Random(ip)
     with (
         datagram_socket(ip) as backend,
