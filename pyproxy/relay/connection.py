@@ -1,10 +1,10 @@
 """A client and its backend: dial the container, relay both ways, end as `ending.py` decides.
 
 States: dialing (the client waits, unread, its bytes in the kernel), relaying, draining (one side has been reset, and
-what it said before is on its way to the other), over. The connection owns both sockets
-from its construction on and closes them once, through the poller; a relay only borrows them. Its owner, the listener,
-hears of the end by `Owner.connection_over`. Both sockets are born such that closing them resets them (`tune`): an
-orderly end is what has to be asked for.
+what it said before is on its way to the other), closed. The connection owns both sockets from its construction on and
+closes them once, through the poller; a relay only borrows them. Its owner, the listener, hears of the end by
+`Owner.connection_over`. Both sockets are born such that closing them resets them (`sockopts.tune`): an orderly end is
+what has to be asked for.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from __future__ import annotations
 import _socket
 import errno
 import select
-from typing import Protocol
 
 from pyproxy.core import ending
 from pyproxy.core.ending import CLOSED, READ, WRITE, YIELD
 from pyproxy.relay.flush import Flush, Progress, discard
-from pyproxy.relay.poller import BOTH_EDGES, READABLE, WRITABLE, Poller
+from pyproxy.relay.hooks import Owner, Relay
+from pyproxy.relay.poller import BOTH_EDGES, READABLE, WRITABLE
 from pyproxy.sockopts import close_politely, close_with_reset, is_connected_to_itself, unacknowledged_bytes
 
 # How a connection came to its end.
@@ -25,39 +25,6 @@ COMPLETE, FAILED, RESET, TIMED_OUT = range(4)
 
 # Events that announce nothing but room and ordinary data.
 _PLAIN = select.EPOLLIN | select.EPOLLOUT
-
-
-class Relay(Protocol):
-    """One direction: `stream.StreamRelay` or `messages.MessageRelay`."""
-
-    moved: int
-
-    @property
-    def is_bulk(self) -> bool: ...
-
-    def pump(self, exhaustive: bool) -> int: ...
-
-    def release(self) -> None: ...
-
-    def detach(self) -> None: ...
-
-
-class Owner(Protocol):
-    """What a connection needs of the listener that accepted it."""
-
-    poller: Poller
-    half_close: bool
-    backend_port: int
-
-    def relay(self, source: _socket.socket, sink: _socket.socket) -> Relay: ...
-
-    def attach_relay(self, relay: Relay) -> None: ...
-
-    def established(self, sock: _socket.socket) -> bool: ...
-
-    def dial_failed(self, error: int) -> None: ...
-
-    def connection_over(self, connection: Connection, how: int) -> None: ...
 
 
 class Connection:

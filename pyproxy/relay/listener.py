@@ -24,7 +24,8 @@ from pyproxy.errors import OUT_OF_RESOURCES, in_words
 from pyproxy.flags import Limits
 from pyproxy.log import Log
 from pyproxy.relay import connection as conn
-from pyproxy.relay.connection import Connection, Relay
+from pyproxy.relay.connection import Connection
+from pyproxy.relay.hooks import Relay
 from pyproxy.relay.poller import Poller
 from pyproxy.sockopts import tune
 
