@@ -1,4 +1,4 @@
-"""What the parts of the data path ask of one another. A connection knows its listener, and its two directions, by these."""
+"""What the parts of the data path ask of one another. A connection knows its listener and its directions by these."""
 
 from __future__ import annotations
 
