@@ -342,11 +342,12 @@ class Connection:
             close_politely(sink)
             self._finish_without_half_close(relay)
         else:
+            close_politely(sink)  # first: once the far end has seen the end, a stop must not take it back
             try:
                 sink.shutdown(_socket.SHUT_WR)
             except OSError:  # ENOTCONN
+                close_with_reset(sink)
                 return False
-            close_politely(sink)
         return True
 
     def _finish_without_half_close(self, ended: Relay) -> None:
