@@ -11,7 +11,7 @@ import pytest
 
 from pyproxy import __version__
 from tests.lab.namespaces import WorldError
-from tests.support.dockerd import Dockerd
+from tests.support.dockerd import RELEASES, Dockerd
 from tests.support.proxy import PROGRAM
 
 TREE = Path(__file__).parents[1]
@@ -20,12 +20,12 @@ BASE = TREE / "build" / "base.tar"
 NEEDED = ["Dockerfile", "pyproject.toml", "README.md", "CHANGELOG.md", "LICENSE", "bin", "pyproxy", "build/wheels"]
 
 
-@pytest.fixture(scope="module")
-def dockerd() -> Iterator[Dockerd]:
+@pytest.fixture(scope="module", params=RELEASES, ids=lambda release: release.name)
+def dockerd(request: pytest.FixtureRequest) -> Iterator[Dockerd]:
     if not BASE.exists():
         pytest.skip("no build/base.tar: `make test` as root on Debian or Ubuntu makes it")
     try:
-        world = Dockerd(PROGRAM)
+        world = Dockerd(PROGRAM, request.param)
     except WorldError as exc:
         pytest.skip(str(exc))
     with world:

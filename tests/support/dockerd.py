@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import re
 import shutil
 import subprocess
 import tarfile
 from pathlib import Path
+from typing import NamedTuple
 
 from tests.lab.namespaces import CommandError, World, WorldError
 from tests.support.proxy import PROGRAM
@@ -16,11 +18,44 @@ from tests.support.proxy import PROGRAM
 IMAGE = "busybox"
 _APPLETS = ["sh", "nc", "cat", "sleep", "echo", "mkfifo", "seq"]
 
-# Where scripts/debian-docker unpacks it; else whatever is installed.
-_UNPACKED = Path(__file__).parents[2] / "build" / "docker"
-_PATH = os.pathsep.join(
-    [str(_UNPACKED / "usr/sbin"), str(_UNPACKED / "usr/bin"), "/usr/sbin", "/sbin", os.environ["PATH"]]
-)
+_BUILD = Path(__file__).parents[2] / "build"
+
+
+class Release(NamedTuple):
+    """A Docker to be tested under: in which folders of build/ its programs are, before the machine's own."""
+
+    name: str
+    folders: tuple[str, ...]
+    # Which of them must come from the first folder, lest it be another release that is tested.
+    own: tuple[str, ...] = ()
+
+    @property
+    def path(self) -> str:
+        """For PATH."""
+        unpacked = [str(_BUILD / folder / bin) for folder in self.folders for bin in ("usr/sbin", "usr/bin")]
+        return os.pathsep.join([*unpacked, "/usr/sbin", "/sbin", os.environ["PATH"]])
+
+    def find(self, program: str) -> str | None:
+        """The path of one of Docker's programs, or None."""
+        return shutil.which(program, path=self.path)
+
+    def missing(self) -> str | None:
+        """What is not here, and who makes it; or None."""
+        for program in self.own:
+            if not f"{self.find(program)}".startswith(f"{_BUILD / self.folders[0]}/"):
+                return f"no {program} in build/{self.folders[0]}: `make test` unpacks Debian's, if it can be had"
+        for program in ("dockerd", "containerd", "runc", "docker", "iptables", "busybox", "nc.openbsd"):
+            if self.find(program) is None:
+                return f"no {program} here: `make test` as root installs it on Debian and Ubuntu"
+        return None
+
+
+# What the Makefile unpacks: this machine's distribution's, which may as well be installed; and Debian's next, whose
+# runc takes a newer C library than this machine may have.
+RELEASES = [
+    Release("docker", ("docker",)),
+    Release("docker-next", ("docker-next", "docker"), own=("dockerd", "docker", "containerd")),
+]
 
 _WAIT_FOR_API = """
 tail -F -n +1 "$1" 2>/dev/null | while read -r line; do
@@ -29,20 +64,16 @@ done
 """
 
 
-def find(program: str) -> str | None:
-    """The path of one of Docker's programs, or None."""
-    return shutil.which(program, path=_PATH)
-
-
 class Dockerd(World):
     """dockerd on the host machine of a private world; `docker` runs its client. WorldError says why it cannot be."""
 
-    def __init__(self, proxy: str, *, engine: bool = False) -> None:
+    def __init__(self, proxy: str, release: Release, *, engine: bool = False) -> None:
         if os.geteuid() != 0:
             raise WorldError("dockerd takes root")
-        for program in ("dockerd", "containerd", "runc", "docker", "iptables", "busybox"):
-            if find(program) is None:
-                raise WorldError(f"no {program} here: `make test` as root installs it on Debian and Ubuntu")
+        if (why := release.missing()) is not None:
+            raise WorldError(why)
+        self.release = release
+        self.version: tuple[int, ...] = ()  # dockerd's, (28, 5, 2) say
         self._group = f"pyproxy-test-{os.getpid()}"
         super().__init__(own_processes=True)
         self.has_engine = engine
@@ -72,20 +103,24 @@ class Dockerd(World):
 
     def docker(self, *arguments: str) -> str:
         """Run the client; CommandError carries what a user would read."""
-        return self.run(f"{find('docker')}", "-H", _API, *arguments).strip()
+        return self.run(*self._client, *arguments).strip()
 
     def await_log(self, container: str, words: str) -> None:
         """Follow what a container says, on either stream, until a line has `words` in it."""
-        command = f"exec {find('docker')} -H {_API} logs -f {container} 2>&1"
-        follow = self.start("sh", "-c", command)
+        follow = self.start("sh", "-c", f"exec {' '.join(self._client)} logs -f {container} 2>&1")
         assert follow.stdout is not None
         while words not in (line := follow.stdout.readline()):
             assert line, f"{container} never said {words!r}"
 
     def load(self, image: str, archive: bytes) -> None:
         """Make an image of a root file system in a tar archive."""
-        command = self.command(f"{find('docker')}", "-H", _API, "import", "-", image)
+        command = self.command(*self._client, "import", "-", image)
         subprocess.run(command, input=archive, check=True, capture_output=True)
+
+    @property
+    def passes_sockets(self) -> bool:
+        """Whether it binds published ports itself, and hands the sockets to its proxies."""
+        return self.version >= (28,)
 
     def proxies(self) -> list[tuple[int, str]]:
         """Process id, from outside, and arguments of every proxy that dockerd has."""
@@ -100,30 +135,37 @@ class Dockerd(World):
         """dockerd's own, inside."""
         return self.run("cat", "/run/docker.pid").strip()
 
+    @property
+    def _client(self) -> list[str]:
+        """The release's own client: an older one may speak an API that is no longer served."""
+        return [f"{self.release.find('docker')}", "-H", _API]
+
     def _boot(self, proxy: str) -> None:
         log = "/run/dockerd.log"
         flags = f"--data-root /run/data --exec-root /run/exec --pidfile /run/docker.pid --host {_API}"
         flags += (
             f" --storage-driver vfs --userland-proxy-path {proxy} --default-address-pool base=172.16.0.0/12,size=16"
         )
-        self.start("sh", "-c", f"PATH={_PATH} exec dockerd {flags} >{log} 2>&1", stdout=None, stderr=None)
+        self.start("sh", "-c", f"PATH={self.release.path} exec dockerd {flags} >{log} 2>&1", stdout=None, stderr=None)
         try:
             self.run("timeout", "30", "sh", "-c", _WAIT_FOR_API, "wait", log)
         except CommandError as exc:
             raise WorldError(f"dockerd does not run here: {self.run('tail', '-n', '3', log)}") from exc
-        self.load(IMAGE, _image())
+        self.version = tuple(map(int, re.findall(r"\d+", self.docker("version", "-f", "{{.Server.Version}}"))[:3]))
+        self.load(IMAGE, _image(self.release))
 
 
 _API = "unix:///run/docker.sock"
 
 
-def _image() -> bytes:
+def _image(release: Release) -> bytes:
     """A root file system of one static busybox, as a tar archive; and OpenBSD's nc, as busybox's has no UDP."""
     archive = io.BytesIO()
     with tarfile.open(fileobj=archive, mode="w") as tar:
-        tar.add(f"{find('busybox')}", "bin/busybox")
-        for path in [find("nc.openbsd"), *_libraries_of(f"{find('nc.openbsd')}")]:
-            tar.add(os.path.realpath(f"{path}"), f"{path}".lstrip("/"))
+        tar.add(f"{release.find('busybox')}", "bin/busybox")
+        nc = f"{release.find('nc.openbsd')}"
+        for path in [nc, *_libraries_of(nc)]:
+            tar.add(os.path.realpath(path), path.lstrip("/"))
         for applet in _APPLETS:
             link = tarfile.TarInfo(f"bin/{applet}")
             link.type, link.linkname = tarfile.SYMTYPE, "busybox"
