@@ -68,7 +68,7 @@ build/docker:
 
 # Without its runc, which takes a newer C library than Debian 12's: the one above serves.
 build/docker-next:
-	scripts/debian-unpack --suite forky $@ docker.io docker-cli containerd
+	scripts/debian-unpack --suite forky $@ docker.io docker-cli docker-buildx containerd
 
 build/peers:
 	scripts/debian-unpack $@ socat libwrap0 nginx libnginx-mod-stream systemd libsystemd-shared \

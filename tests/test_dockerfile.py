@@ -43,6 +43,8 @@ def build(dockerd: Dockerd, tag: str, *arguments: str) -> None:
 
 def test_the_image_runs_pyproxy_as_an_ordinary_user_on_the_hosts_network(dockerd: Dockerd) -> None:
     build(dockerd, "pyproxy")
+    if any((folder / "docker-buildx").exists() for folder in dockerd.release.plugins):
+        assert "buildkit" in dockerd.docker("history", "pyproxy")
     assert dockerd.docker("run", "--rm", "pyproxy", "-version") == f"pyproxy version {__version__}"
     backend = dockerd.start("nc", "-l", "-v", "-N", "-n", "127.0.0.1", "1234")
     assert backend.stderr is not None

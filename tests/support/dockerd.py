@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import os
 import re
 import shutil
@@ -38,6 +39,11 @@ class Release(NamedTuple):
     def find(self, program: str) -> str | None:
         """The path of one of Docker's programs, or None."""
         return shutil.which(program, path=self.path)
+
+    @property
+    def plugins(self) -> list[Path]:
+        """Where the client looks for buildx; it has dockerd's own builder build if there is none."""
+        return [_BUILD / folder / "usr/libexec/docker/cli-plugins" for folder in self.folders]
 
     def missing(self) -> str | None:
         """What is not here, and who makes it; or None."""
@@ -138,7 +144,7 @@ class Dockerd(World):
     @property
     def _client(self) -> list[str]:
         """The release's own client: an older one may speak an API that is no longer served."""
-        return [f"{self.release.find('docker')}", "-H", _API]
+        return [f"{self.release.find('docker')}", "--config", _CLIENT, "-H", _API]
 
     def _boot(self, proxy: str) -> None:
         log = "/run/dockerd.log"
@@ -146,6 +152,8 @@ class Dockerd(World):
         flags += (
             f" --storage-driver vfs --userland-proxy-path {proxy} --default-address-pool base=172.16.0.0/12,size=16"
         )
+        plugins = json.dumps({"cliPluginsExtraDirs": [str(folder) for folder in self.release.plugins]})
+        self.run("sh", "-c", f"mkdir {_CLIENT} && cat >{_CLIENT}/config.json", stdin=plugins)
         self.start("sh", "-c", f"PATH={self.release.path} exec dockerd {flags} >{log} 2>&1", stdout=None, stderr=None)
         try:
             self.run("timeout", "30", "sh", "-c", _WAIT_FOR_API, "wait", log)
@@ -156,6 +164,8 @@ class Dockerd(World):
 
 
 _API = "unix:///run/docker.sock"
+# The client's configuration, lest it be that of whoever runs the tests.
+_CLIENT = "/run/client"
 
 
 def _image(release: Release) -> bytes:
