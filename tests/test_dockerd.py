@@ -278,6 +278,24 @@ def test_a_port_that_dockerd_bound_never_closes_when_the_engine_is_killed(
     assert tell(dockerd, "127.0.0.1") == "to the client"
 
 
+def test_ports_of_containers_that_live_on_are_published_again_when_dockerd_is_restarted(
+    dockerd: Dockerd, containers: list[str]
+) -> None:
+    run(dockerd, containers, "daemon1", "-p", "1234:1234")
+    run(dockerd, containers, "udp", "-p", "1235:1235/udp", command="sleep 1000")
+    assert tell(dockerd, "127.0.0.1") == "to the client"
+    before = {pid for pid, _ in dockerd.proxies()}
+    dockerd.restart()
+    proxies = dockerd.proxies()
+    assert len(proxies) == 4
+    assert before.isdisjoint(pid for pid, _ in proxies)
+    assert all(is_stub(pid) == dockerd.has_engine for pid, _ in proxies)
+    for address in ("127.0.0.1", "::1"):
+        assert tell(dockerd, address) == "to the client"
+    assert dockerd.docker("inspect", "-f", "{{.RestartCount}} {{.State.Running}}", "daemon1") == "0 true"
+    assert "level=error" not in dockerd.run("cat", "/run/dockerd.log")
+
+
 def test_no_proxy_outlives_dockerd(dockerd: Dockerd, containers: list[str]) -> None:
     """The last of this file: it takes dockerd away."""
     run(dockerd, containers, "orphan", "-p", "1234:1234", "-p", "1236:1236/udp")

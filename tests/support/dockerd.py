@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tests.lab.namespaces import CommandError, World, WorldError
-from tests.support.proxy import PROGRAM
+from tests.support.proxy import PATIENCE_S, PROGRAM
 
 IMAGE = "busybox"
 _APPLETS = ["sh", "nc", "cat", "sleep", "echo", "mkfifo", "seq"]
@@ -83,10 +83,14 @@ class Dockerd(World):
         self._group = f"pyproxy-test-{os.getpid()}"
         super().__init__(own_processes=True)
         self.has_engine = engine
+        self._proxy = proxy
         try:
             if engine:
                 self.start_engine()
-            self._boot(proxy)
+            self._configure_client()
+            self._boot()
+            self.version = tuple(map(int, re.findall(r"\d+", self.docker("version", "-f", "{{.Server.Version}}"))[:3]))
+            self.load(IMAGE, _image(release))
         except CommandError as exc:
             self.__exit__()
             raise WorldError(f"dockerd does not run here: {exc}") from exc
@@ -141,28 +145,35 @@ class Dockerd(World):
         """dockerd's own, inside."""
         return self.run("cat", "/run/docker.pid").strip()
 
+    def restart(self) -> None:
+        """Stop dockerd and start it anew, as an upgrade would; containers live on (live-restore)."""
+        self.run("kill", "-TERM", self.pid())
+        assert self._dockerd.wait(PATIENCE_S) == 0
+        self.run("mv", _LOG, f"{_LOG}.1")
+        self._boot()
+
     @property
     def _client(self) -> list[str]:
         """The release's own client: an older one may speak an API that is no longer served."""
         return [f"{self.release.find('docker')}", "--config", _CLIENT, "-H", _API]
 
-    def _boot(self, proxy: str) -> None:
-        log = "/run/dockerd.log"
-        flags = f"--data-root /run/data --exec-root /run/exec --pidfile /run/docker.pid --host {_API}"
-        flags += (
-            f" --storage-driver vfs --userland-proxy-path {proxy} --default-address-pool base=172.16.0.0/12,size=16"
-        )
+    def _configure_client(self) -> None:
         plugins = json.dumps({"cliPluginsExtraDirs": [str(folder) for folder in self.release.plugins]})
         self.run("sh", "-c", f"mkdir {_CLIENT} && cat >{_CLIENT}/config.json", stdin=plugins)
-        self.start("sh", "-c", f"PATH={self.release.path} exec dockerd {flags} >{log} 2>&1", stdout=None, stderr=None)
+
+    def _boot(self) -> None:
+        flags = f"--data-root /run/data --exec-root /run/exec --pidfile /run/docker.pid --host {_API} --live-restore"
+        flags += " --storage-driver vfs --default-address-pool base=172.16.0.0/12,size=16"
+        flags += f" --userland-proxy-path {self._proxy}"
+        command = f"PATH={self.release.path} exec dockerd {flags} >{_LOG} 2>&1"
+        self._dockerd = self.start("sh", "-c", command, stdout=None, stderr=None)
         try:
-            self.run("timeout", "30", "sh", "-c", _WAIT_FOR_API, "wait", log)
+            self.run("timeout", "30", "sh", "-c", _WAIT_FOR_API, "wait", _LOG)
         except CommandError as exc:
-            raise WorldError(f"dockerd does not run here: {self.run('tail', '-n', '3', log)}") from exc
-        self.version = tuple(map(int, re.findall(r"\d+", self.docker("version", "-f", "{{.Server.Version}}"))[:3]))
-        self.load(IMAGE, _image(self.release))
+            raise WorldError(f"dockerd does not run here: {self.run('tail', '-n', '3', _LOG)}") from exc
 
 
+_LOG = "/run/dockerd.log"
 _API = "unix:///run/docker.sock"
 # The client's configuration, lest it be that of whoever runs the tests.
 _CLIENT = "/run/client"
