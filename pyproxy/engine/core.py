@@ -27,7 +27,6 @@ from pyproxy.engine.stub import NO, YES, NotAStubError, Stub, StubError, own_net
 from pyproxy.errors import OUT_OF_RESOURCES, StartError, in_words
 from pyproxy.flags import Settings, parse
 from pyproxy.log import Log
-from pyproxy.relay.datagrams import DatagramRelay
 from pyproxy.relay.loop import report_defect
 from pyproxy.relay.poller import Poller
 from pyproxy.relay.server import make_server
@@ -122,13 +121,13 @@ class Engine:
         relay = port.relay
         if drain_s is None:
             drain_s = self.options.drain_unpublished_s
-        if isinstance(relay, DatagramRelay) or not drain_s:
+        if not relay.can_drain or not drain_s:
             drain_s = 0.0
             text = f"unpublished, {why}: {port.live} live, {port.totals().summary()}"
         else:
             text = f"unpublished, {why}: {port.live} connections get {drain_s:g} s to end"
         timer = self.loop.call_later(drain_s, relay.close)
-        if isinstance(relay, DatagramRelay):
+        if not relay.can_drain:
             timer.cancel()
             relay.close()
         else:
@@ -137,12 +136,12 @@ class Engine:
         if port.stub is not None and port.stub.stops:
             port.stub.signal(YES)
         port.log.info(text)
-        if isinstance(relay, DatagramRelay):
+        if not relay.can_drain:
             self._forget(port)
 
     def drain(self, port: Port) -> None:
         """Refuse new clients of the port from now on, for good; those that are served stay. StubError for UDP."""
-        if isinstance(port.relay, DatagramRelay):
+        if not port.relay.can_drain:
             raise StubError(f"{port.name}: UDP has no connections that could end: stop the container instead")
         if not port.draining:
             port.draining = True
@@ -183,12 +182,7 @@ class Engine:
         for port in self.ports:
             self.ports.remove(port)
             self.ports.leaving.add(port)
-            if not isinstance(port.relay, DatagramRelay):
-                port.relay.stop_accepting(functools.partial(one_less, port))
-                continue
-            port.relay.stop_accepting()  # replies to its flows still go out
-            if not port.live:
-                one_less(port)
+            port.relay.stop_accepting(functools.partial(one_less, port))
         one_less(None)
 
     def report(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

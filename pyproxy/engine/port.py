@@ -11,8 +11,7 @@ from pyproxy.flags import Settings
 from pyproxy.log import Log
 from pyproxy.published import PublishedPort, join_host_port
 from pyproxy.relay.connection import Connection
-from pyproxy.relay.datagrams import DatagramRelay
-from pyproxy.relay.listener import Listener
+from pyproxy.relay.server import Server
 
 
 def name_of(port: PublishedPort) -> str:
@@ -25,9 +24,7 @@ class Port:
 
     __slots__ = ("arguments", "draining", "log", "name", "pid", "published", "relay", "settings", "since", "stub")
 
-    def __init__(
-        self, settings: Settings, arguments: list[str], relay: Listener | DatagramRelay, log: Log, stub: Stub | None
-    ) -> None:
+    def __init__(self, settings: Settings, arguments: list[str], relay: Server, log: Log, stub: Stub | None) -> None:
         self.settings = settings
         self.arguments = arguments
         self.published = settings.port
@@ -45,11 +42,11 @@ class Port:
         return self.relay.live
 
     def totals(self) -> Counters:
-        return self.relay.totals()
+        return self.relay.counters()
 
     def connections(self) -> tuple[Connection, ...]:
         """Live ones; none for UDP, which has flows."""
-        return self.relay.connections if isinstance(self.relay, Listener) else ()
+        return self.relay.connections
 
     def describe(self) -> dict[str, Any]:
         """What the control API says of it. Counters in their own units, times in seconds since the epoch."""

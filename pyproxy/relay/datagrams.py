@@ -14,7 +14,8 @@ import functools
 import select
 import socket
 import time
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
+from typing import Final
 
 from pyproxy.core.cmsg import PACKET_INFO4_SPACE, PACKET_INFO6_SPACE, Ancillary, local_address, reply_from
 from pyproxy.core.counters import Counters
@@ -24,6 +25,7 @@ from pyproxy.errors import OUT_OF_RESOURCES, in_words
 from pyproxy.log import Log
 from pyproxy.published import UDP
 from pyproxy.relay.batch import Batch
+from pyproxy.relay.connection import Connection
 from pyproxy.relay.poller import Poller
 from pyproxy.sockopts import gives_packet_info, is_connected_to_itself, supports_gso, tune
 
@@ -76,12 +78,16 @@ class Flow:
         self.last_s = 0.0
 
 
-class DatagramRelay:
+class DatagramServer:
     """Serves a bound and tuned UDP socket until `close`. Takes the socket over.
 
     `backend`: family and address of the container. `max_flows`: at this many the least recently used goes first.
     `idle_s`: a flow ends this long after its last datagram.
     """
+
+    # There are no connections that could be left to end by themselves: new clients cannot be refused and present ones
+    # kept.
+    can_drain: Final = False
 
     def __init__(
         self,
@@ -108,6 +114,7 @@ class DatagramRelay:
         self._log = log
         self._expiry: asyncio.TimerHandle | None = None
         self._accepting = True
+        self._on_drained: Callable[[], None] | None = None
         sock.setblocking(False)
         poller.watch(sock.fileno(), select.EPOLLIN, self._on_clients)
 
@@ -116,8 +123,14 @@ class DatagramRelay:
         """Flows now."""
         return len(self._flows)
 
-    def totals(self) -> Counters:
-        return self._counters
+    @property
+    def connections(self) -> tuple[Connection, ...]:
+        """None: UDP has flows."""
+        return ()
+
+    def counters(self) -> Counters:
+        """A snapshot of what has gone through so far."""
+        return self._counters.plus(0, 0)
 
     def fileno(self) -> int:
         """The host socket's descriptor: to be passed on, not to be used."""
@@ -127,16 +140,29 @@ class DatagramRelay:
         """Close the host socket, in a process that is about to exit: `close` is for one that goes on."""
         self._sock.close()
 
-    def stop_accepting(self) -> None:
-        """Leave clients' datagrams to whoever shares the host socket; replies to the present flows still go out."""
+    def stop_accepting(self, on_drained: Callable[[], None] | None = None) -> None:
+        """Leave clients' datagrams to whoever shares the host socket; replies to the present flows still go out, until
+        the flows have expired, or `close`. `on_drained` is called once, when there are none: at once, if so now.
+        """
         if self._accepting:
             self._accepting = False
             self._poller.unwatch(self._sock.fileno())
+        self._on_drained = on_drained
+        self._tell_if_drained()
+
+    def _tell_if_drained(self) -> None:
+        if self._on_drained is not None and not self.live:
+            on_drained, self._on_drained = self._on_drained, None
+            on_drained()
+
+    def refuse_new(self) -> None:
+        raise TypeError("UDP has no connections that could stay while new ones are refused: see can_drain")
 
     def close(self) -> None:
         """Free the port and end every flow."""
         if self._expiry is not None:
             self._expiry.cancel()
+        self._on_drained = None
         self.stop_accepting()
         self._poller.close_socket(self._sock)
         self._by_key.clear()
@@ -356,6 +382,7 @@ class DatagramRelay:
         if not len(self._flows):
             self._batch.give_back()
         self._expire_later(now)
+        self._tell_if_drained()
 
 
 @functools.cache

@@ -16,7 +16,7 @@ import errno
 import select
 import time
 from collections.abc import Callable, Collection
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 from pyproxy.bind import socket_kind
 from pyproxy.core.counters import Counters
@@ -77,6 +77,9 @@ class Listener:
     `backend`: family and address of the container.
     """
 
+    # New clients can be refused, and present connections be left to end by themselves.
+    can_drain: Final = True
+
     def __init__(
         self,
         poller: Poller,
@@ -127,8 +130,8 @@ class Listener:
         """Connections so far."""
         return self._counters.connections
 
-    def totals(self) -> Counters:
-        """The counters, and in them what the connections that are still live have moved so far."""
+    def counters(self) -> Counters:
+        """A snapshot of what has gone through so far, by the connections that are still live too."""
         return self._counters.plus(
             sum(connection.moved_up for connection in self._live),
             sum(connection.moved_down for connection in self._live),

@@ -62,7 +62,7 @@ def serve(
         signals.summary, signals.tell, signals.free_port = workers.summary, workers.tell, workers.free_port
     else:
         server = make_server(poller, settings, sock, log, shared)
-        signals.summary = lambda: f"{server.live} live, {server.totals().summary()}"
+        signals.summary = lambda: f"{server.live} live, {server.counters().summary()}"
         signals.free_port = server.free_port
     poller.loop.add_reader(signals.wake_fd, signals.handle_pending)
     poller.loop.run_forever()

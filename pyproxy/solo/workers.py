@@ -157,7 +157,7 @@ class Workers:
         self._listener.free_port()
 
     def _summary(self) -> str:
-        totals, live = self._listener.totals(), self._listener.live
+        totals, live = self._listener.counters(), self._listener.live
         totals.add(self._gone.values())
         for worker in self._workers:
             totals.add(worker.said)
@@ -326,7 +326,7 @@ class _Life:
 
     def _say_totals(self) -> None:
         with contextlib.suppress(OSError):  # nobody is there any more, which `_on_parent` will learn
-            self._parent.send(_TOTALS.pack(*self._listener.totals().values(), self._listener.live))
+            self._parent.send(_TOTALS.pack(*self._listener.counters().values(), self._listener.live))
 
     def _end_if_idle(self) -> None:
         accepted = self._listener.accepted

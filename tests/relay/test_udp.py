@@ -16,7 +16,7 @@ import pytest
 
 from pyproxy.core.counters import Counters
 from pyproxy.log import Log
-from pyproxy.relay.datagrams import DatagramRelay
+from pyproxy.relay.datagrams import DatagramServer
 from pyproxy.relay.poller import Poller
 from pyproxy.sockopts import UDP_SEGMENT
 from tests.lab.namespaces import World
@@ -372,7 +372,7 @@ async def relaying(backend: socket.socket, idle_s: float):  # type: ignore[no-un
     host.bind(("127.0.0.1", 0))
     address = host.getsockname()
     to = (backend.family, backend.getsockname())
-    relay = DatagramRelay(poller, host, to, max_flows=10, counters=counters, log=Log("test"), idle_s=idle_s)
+    relay = DatagramServer(poller, host, to, max_flows=10, counters=counters, log=Log("test"), idle_s=idle_s)
     try:
         yield relay, counters, address
     finally:
@@ -437,3 +437,23 @@ async def test_a_flow_lives_while_one_side_speaks(speaker: str) -> None:
                     await receive(client)
             assert relay.live == 1
             assert counters.flows == 1
+
+
+@pytest.mark.asyncio
+async def test_a_server_that_accepts_no_more_answers_its_flows_and_tells_when_the_last_has_ended() -> None:
+    with unblocked() as backend, unblocked() as client:
+        async with relaying(backend, 0.1) as (server, counters, address):
+            client.sendto(b"x", address)
+            _, flow = await receive(backend)
+            drained = asyncio.Event()
+            server.stop_accepting(drained.set)
+            assert not drained.is_set()
+            backend.sendto(b"still", flow)
+            assert (await receive(client))[0] == b"still"
+            async with asyncio.timeout(PATIENCE_S):
+                await drained.wait()
+            assert (server.live, counters.flows_expired) == (0, 1)
+        async with relaying(backend, 0.1) as (server, _, _):
+            drained.clear()
+            server.stop_accepting(drained.set)
+            assert drained.is_set()
