@@ -6,7 +6,8 @@ BIN = $(VENV)/bin
 INSTALLED = $(VENV)/.installed
 DEV = $(VENV)/.dev
 PIP = $(BIN)/pip install --quiet --disable-pip-version-check --editable
-DOCKER = build/docker
+# A dockerd as this machine's distribution has it, and Debian's next.
+DOCKER = build/docker build/docker-next
 export PATH := $(PATH):/usr/sbin:/sbin
 
 .PHONY: demo test lint format coverage bench bench-quick bench-deps install clean
@@ -61,9 +62,13 @@ $(DEV): $(INSTALLED)
 	touch $@
 
 # A dockerd, and the proxies that others make, for tests and benchmark: unpacked, not installed.
-$(DOCKER):
+build/docker:
 	scripts/system-packages test
 	scripts/debian-unpack $@ docker.io containerd runc tini
+
+# Without its runc, which takes a newer C library than Debian 12's: the one above serves.
+build/docker-next:
+	scripts/debian-unpack --suite forky $@ docker.io docker-cli docker-buildx containerd
 
 build/peers:
 	scripts/debian-unpack $@ socat libwrap0 nginx libnginx-mod-stream systemd libsystemd-shared \

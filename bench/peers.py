@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import resource
 import shutil
 import subprocess
@@ -185,6 +186,18 @@ class DockerProxy(DockerProxyLike):
         return super().version() or (self._said_by(dockerd, "--version") if dockerd is not None else "")
 
 
+class NextDockerProxy(DockerProxy):
+    """The one that comes with the Docker of Debian's next release; by its version it has its name."""
+
+    def __init__(self) -> None:
+        super().__init__("docker-proxy-next", [str(_BUILD / "docker-next/usr/sbin/docker-proxy")], version_flag="-v")
+        if self.path() and (found := re.search(r"version (\d+)", self.version())):
+            self.name = f"docker-proxy-{found[1]}"
+
+    def missing(self) -> str | None:
+        return super().missing() and "no docker-proxy in build/docker-next (make bench-deps)"
+
+
 class Stub(DockerProxyLike):
     """pyproxy's stub, before an engine."""
 
@@ -321,6 +334,7 @@ def known_peers() -> list[Peer]:
         DockerProxyLike("pyproxy", [pyproxy]),
         DockerProxy("docker-proxy", ["docker-proxy"], version_flag="-v"),
         Direct("direct"),
+        NextDockerProxy(),
         Dnat("dnat"),
         DockerProxyLike("pyproxy-asyncio", [pyproxy, "-loop=asyncio"], starts_as_another=True),
         Stub("pyproxy-engine", f"{pyproxy}-stub", [pyproxy, "engine"]),

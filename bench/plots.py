@@ -31,8 +31,12 @@ _COLOURS = {
 }
 
 
+# docker-proxy of other versions.
+_OTHER_VERSION = "#7ba7c9"
+
+
 def colour(peer: str) -> str:
-    return _COLOURS.get(peer, "#000000")
+    return _COLOURS.get(peer, _OTHER_VERSION if peer.startswith(f"{BASE}-") else "#000000")
 
 
 def draw_all(run: Run, folder: Path) -> list[Path]:

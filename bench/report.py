@@ -121,13 +121,21 @@ def print_table(run: Run, console: Console) -> None:
         console.print(line, markup=False)
 
 
-def remarks(run: Run) -> list[str]:
-    """What a reader must know besides: the machine, what failed, what was left out."""
+def circumstances(run: Run) -> list[str]:
+    """On what machine it was, and by which versions."""
     m = run.machine
     lines = [
         f"{m['cpu']}, {m['cores']} cores, Linux {m['kernel']}, TCP {m['congestion_control']}, Python {m['python']},"
         f" uvloop {m['uvloop']}; commit {m['commit']}{' with changes' if m['changed'] else ''}; `{run.command}`."
     ]
+    if versions := [f"{peer}: {version}" for peer, version in run.peers.items() if version]:
+        lines.append(f"Versions: {'; '.join(versions)}.")
+    return lines
+
+
+def remarks(run: Run) -> list[str]:
+    """What a reader must know besides: the circumstances, what failed, what was left out."""
+    lines = circumstances(run)
     if run.disturbed:
         lines.append(f"Disturbed by other programs: {run.disturbed} measurements, each made three times.")
     if run.interrupted:
@@ -141,7 +149,7 @@ def remarks(run: Run) -> list[str]:
                 if held is not None and most is not None and held.median < most.median:
                     lines.append(
                         f"Fewer: {scenario.name}: {peer} holds {held.median:,.0f}; a process may open"
-                        f" {m['descriptors']:,} files here."
+                        f" {run.machine['descriptors']:,} files here."
                     )
     for name, peers in run.errors.items():
         lines += [f"Failed: {name}: {peer}: {why}" for peer, why in peers.items()]
@@ -202,7 +210,7 @@ def readme_section(run: Run, source: str) -> str:
             for peer in peers
         ]
         lines.append(f"| {words} | {figure}, {better} is better | {' | '.join(cells)} |")
-    return "\n".join([*lines, "", *remarks(run)[:1], "", *failures(run), f"All figures: `{source}`.", ""])
+    return "\n".join([*lines, "", *circumstances(run), "", *failures(run), f"All figures: `{source}`.", ""])
 
 
 def update_readme(readme: Path, section: str) -> None:

@@ -25,7 +25,7 @@ from bench import results, trials, usage
 from bench.__main__ import choose_scenarios
 from bench.compare import compare, print_comparison
 from bench.iperf import IperfError, bits_per_second
-from bench.peers import Direct, Dnat, DockerProxyLike, Peer, Running, known_peers
+from bench.peers import Direct, Dnat, DockerProxy, DockerProxyLike, NextDockerProxy, Peer, Running, known_peers
 from bench.report import README_BEGIN, README_END, markdown, number, readme_section, rows, update_readme
 from bench.results import ResultsError, Run
 from bench.run import least_certain, measure_all, measure_round, rounds_of_all, takes_part, turns_order
@@ -237,6 +237,23 @@ def test_the_report_says_who_could_not_hold_all_connections() -> None:
     run = new_run(idle_10000={peer: [{"held": count}] for peer, count in held.items()})
     assert "Fewer: idle-10000: docker-proxy holds 3,317; a process may open" in markdown(run)
     assert "Fewer: idle-10000: pyproxy" not in markdown(run)
+
+
+def test_the_report_says_which_versions_were_measured() -> None:
+    run = new_run()
+    assert "Versions" not in markdown(run)
+    run.peers = {"docker-proxy": "Docker version 20.10.24", "direct": "", "docker-proxy-28": "version 28.5.2"}
+    assert "- Versions: docker-proxy: Docker version 20.10.24; docker-proxy-28: version 28.5.2." in markdown(run)
+    assert "\nVersions: docker-proxy: " in readme_section(run, "bench/results/run.json")
+
+
+def test_a_newer_docker_proxy_is_named_by_its_version() -> None:
+    peer = NextDockerProxy()
+    if (why := peer.missing()) is not None:
+        assert (peer.name, why) == ("docker-proxy-next", "no docker-proxy in build/docker-next (make bench-deps)")
+        pytest.skip(why)
+    assert f" version {peer.name.removeprefix('docker-proxy-')}." in peer.version()
+    assert peer.version() != DockerProxy("docker-proxy", ["docker-proxy"], "-v").version()
 
 
 def test_two_runs_are_compared_ratio_by_ratio(capsys: pytest.CaptureFixture[str]) -> None:

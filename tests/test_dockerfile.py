@@ -11,7 +11,7 @@ import pytest
 
 from pyproxy import __version__
 from tests.lab.namespaces import WorldError
-from tests.support.dockerd import Dockerd
+from tests.support.dockerd import RELEASES, Dockerd
 from tests.support.proxy import PROGRAM
 
 TREE = Path(__file__).parents[1]
@@ -20,12 +20,12 @@ BASE = TREE / "build" / "base.tar"
 NEEDED = ["Dockerfile", "pyproject.toml", "README.md", "CHANGELOG.md", "LICENSE", "bin", "pyproxy", "build/wheels"]
 
 
-@pytest.fixture(scope="module")
-def dockerd() -> Iterator[Dockerd]:
+@pytest.fixture(scope="module", params=RELEASES, ids=lambda release: release.name)
+def dockerd(request: pytest.FixtureRequest) -> Iterator[Dockerd]:
     if not BASE.exists():
         pytest.skip("no build/base.tar: `make test` as root on Debian or Ubuntu makes it")
     try:
-        world = Dockerd(PROGRAM)
+        world = Dockerd(PROGRAM, request.param)
     except WorldError as exc:
         pytest.skip(str(exc))
     with world:
@@ -43,6 +43,8 @@ def build(dockerd: Dockerd, tag: str, *arguments: str) -> None:
 
 def test_the_image_runs_pyproxy_as_an_ordinary_user_on_the_hosts_network(dockerd: Dockerd) -> None:
     build(dockerd, "pyproxy")
+    if any((folder / "docker-buildx").exists() for folder in dockerd.release.plugins):
+        assert "buildkit" in dockerd.docker("history", "pyproxy")
     assert dockerd.docker("run", "--rm", "pyproxy", "-version") == f"pyproxy version {__version__}"
     backend = dockerd.start("nc", "-l", "-v", "-N", "-n", "127.0.0.1", "1234")
     assert backend.stderr is not None

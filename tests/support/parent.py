@@ -100,15 +100,16 @@ def free_port(ip: str, kind: socket.SocketKind) -> int:
 
 
 def passed_socket(ip: str, kind: socket.SocketKind, *, packet_info: bool = True) -> socket.socket:
-    """The socket as dockerd 28 makes it: bound, behind a filter that drops all until the rules are in place."""
+    """The socket as dockerd makes it: with SO_REUSEADDR, of UDP in 28 only; bound, from 29 on behind a filter that
+    drops all until the rules are in place.
+    """
     sock = socket.socket(family_of(ip), kind)
     if ":" in ip:
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-    if kind == socket.SOCK_STREAM:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    elif packet_info and ":" in ip:
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if kind == socket.SOCK_DGRAM and packet_info and ":" in ip:
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
-    elif packet_info:
+    elif kind == socket.SOCK_DGRAM and packet_info:
         sock.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)
     # struct sock_fprog of one instruction, BPF_RET | BPF_K with 0: accept no byte of any packet.
     drop_all = ctypes.create_string_buffer(struct.pack("HBBI", 0x06, 0, 0, 0))
