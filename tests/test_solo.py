@@ -99,13 +99,14 @@ def test_totals_are_not_told_in_the_middle_of_something() -> None:
 @pytest.mark.parametrize(
     ("arguments", "status", "words"),
     [
-        (["-host-port", "70000"], 1, ["-host-port 70000", "65535"]),
-        (["-container-ip", "db"], 1, ["-container-ip 'db'"]),
+        (["-host-port", "70000"], 2, ["-host-port 70000", "65535"]),
+        (["-container-ip", "db"], 2, ["-container-ip 'db'"]),
         (["-host-ip", "192.0.2.1", "-host-port", "0"], 1, ["192.0.2.1", "not an address of this host"]),
         (["-host-ip", "fe80::1%nowhere"], 1, ["-host-ip fe80::1%nowhere", "zone"]),
         (["-hostport", "80"], 2, ["-hostport", "See pyproxy -help."]),
         (["-use-listen-fd"], 1, ["descriptor 4"]),
-        (["-proto", "icmp"], 1, ["-proto 'icmp'"]),
+        (["-proto", "icmp"], 2, ["-proto 'icmp'"]),
+        (["80:8080"], 2, ["'80:8080'", "See pyproxy -help."]),
     ],
 )
 def test_bad_input_gets_a_line_that_names_it(arguments: list[str], status: int, words: list[str]) -> None:
@@ -115,6 +116,20 @@ def test_bad_input_gets_a_line_that_names_it(arguments: list[str], status: int, 
     for word in words:
         assert word in done.stderr
     assert len(done.stderr.splitlines()) == status
+
+
+def test_pyproxy_alone_says_what_it_could_do() -> None:
+    done = refused()
+    assert done.returncode == 2
+    assert "pyproxy -host-port 1234 -container-ip 172.19.0.2 -container-port 1234\n" in done.stderr
+    assert "engine, ports, top, drain, install, uninstall, help" in done.stderr
+
+
+@pytest.mark.parametrize(("typed", "meant"), [("drian", "drain"), ("port", "ports"), ("uninstal", "uninstall")])
+def test_a_subcommand_that_was_mistyped_is_guessed(typed: str, meant: str) -> None:
+    done = refused(typed, "80")
+    assert done.returncode == 2
+    assert f"'{typed}': did you mean {meant}?" in done.stderr
 
 
 def test_a_port_in_use_is_named_with_the_command_that_shows_who_has_it() -> None:
