@@ -184,10 +184,9 @@ def bare_installation(folder: Path, python: str = sys.executable) -> str:
     subprocess.run([python, "-m", "venv", "--without-pip", folder], check=True)
     [packages] = folder.glob("lib/python*/site-packages")
     shutil.copytree(TREE / "pyproxy", packages / "pyproxy")
-    for name in ("pyproxy", "pyproxy-stub"):
-        text = (TREE / "bin" / name).read_text()
-        (folder / "bin" / name).write_text(text.replace("#!python", f"#!{folder}/bin/python"))
-        (folder / "bin" / name).chmod(0o755)
+    for script in (TREE / "bin").iterdir():
+        (folder / "bin" / script.name).write_text(script.read_text().replace("#!python", f"#!{folder}/bin/python"))
+        (folder / "bin" / script.name).chmod(0o755)
     return str(folder / "bin" / "pyproxy")
 
 

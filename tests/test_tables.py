@@ -9,6 +9,7 @@ import pty
 import signal
 import struct
 import subprocess
+import sys
 import termios
 from collections.abc import Iterator
 from typing import Any
@@ -70,6 +71,12 @@ def test_what_does_not_print_is_spelled_out_and_adds_no_line() -> None:
     for lines in (ports_table([described(name)], None), top_table([row(name)], "name", None)):
         assert all(line.isprintable() for line in lines)
         assert sum(r"tcp/\x1b[2J\n\r\u202ex" in line for line in lines) == 1
+
+
+def test_a_log_line_does_not_speak_to_the_terminal() -> None:
+    program = r"from pyproxy.log import Log; Log('tcp x').info('a\x1b[2Jb\rc \u202e \udcff \u00e9')"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, encoding="utf-8")
+    assert done.stderr == "pyproxy: tcp x: a\\x1b[2Jb\\rc \\u202e \\udcff \u00e9\n"
 
 
 def test_ports_and_top_show_ipv6_addresses_whole(engine: Engine) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from pyproxy import __version__
+from pyproxy.counters import counted
 from pyproxy.engine.control import Control
 from pyproxy.engine.core import Engine, Options
 from pyproxy.engine.handover import Handover, Takeover
@@ -109,7 +110,7 @@ async def _run(engine: Engine, options: argparse.Namespace, takeover: Takeover |
         loop.add_signal_handler(number, _stop, engine, log, signal.Signals(number).name)
     engine.open(takeover.unread if takeover is not None else b"")
     log.info(
-        f"version {__version__} serves {len(engine.ports)} ports"
+        f"version {__version__} serves {counted(len(engine.ports), 'port')}"
         + (", taken over from another engine" if takeover is not None else "")
         + f"; requests come by {engine.run_dir.path}"
     )
@@ -120,7 +121,7 @@ async def _run(engine: Engine, options: argparse.Namespace, takeover: Takeover |
 def _stop(engine: Engine, log: Log, name: str) -> None:
     log.info(
         f"stopped by {name}: {engine.ports.live} live, {engine.ports.totals().summary()};"
-        f" {len(engine.ports)} ports go over to the next engine, or to processes of their own"
+        f" {counted(len(engine.ports), 'port')} left to the next engine, or to processes of their own"
     )
     engine.leave()
     tell_systemd("STOPPING=1")
