@@ -242,6 +242,7 @@ def _read(arguments: list[str]) -> dict[str, _Value]:
 def _unexpected(argument: str, *, first: bool) -> str:
     # dockerd starts with a flag, so what comes first and is none was to be a subcommand.
     near = did_you_mean(argument, list(SUBCOMMANDS)) if first else ""
+    near = near or did_you_mean(argument, list(_FLAGS), "-")
     return f"unexpected argument {argument!r}{near or ': every argument is a flag or its value, or first a subcommand'}"
 
 

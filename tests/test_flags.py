@@ -91,6 +91,8 @@ def test_version_is_asked_for_in_each_of_gos_ways(flag: str) -> None:
         (["--host_port=80"], "flag provided but not defined: -host_port: did you mean -host-port?"),
         (["-Container-IP", "::1"], "flag provided but not defined: -Container-IP: did you mean -container-ip?"),
         (["drian", "80"], "unexpected argument 'drian': did you mean drain?"),
+        (["version"], "unexpected argument 'version': did you mean -version?"),
+        (["-proto", "tcp", "host-port", "80"], "unexpected argument 'host-port': did you mean -host-port?"),
         (["-host-port", "80", "drian"], "unexpected argument 'drian': every argument is a flag or its value"),
         (["80:8080"], "unexpected argument '80:8080': every argument is a flag or its value, or first a subcommand"),
         (["-"], "unexpected argument '-'"),

@@ -24,6 +24,7 @@ from pyproxy.engine.client import ask
 from pyproxy.engine.tables import (
     Moving,
     Rates,
+    all_ports,
     in_bytes,
     moving,
     ports_table,
@@ -68,7 +69,7 @@ def test_a_name_is_text_and_no_markup(name: str) -> None:
 
 def test_what_does_not_print_is_spelled_out_and_adds_no_line() -> None:
     name = "tcp/\x1b[2J\n\r\u202ex"
-    for lines in (ports_table([described(name)], None), top_table([row(name)], "name", None)):
+    for lines in (ports_table([described(name)], None), top_table([moving(None, described(name), 1.0)], "name", None)):
         assert all(line.isprintable() for line in lines)
         assert sum(r"tcp/\x1b[2J\n\r\u202ex" in line for line in lines) == 1
 
@@ -182,6 +183,17 @@ def test_rates_are_differences_per_second() -> None:
 
 def test_a_count_that_began_anew_is_no_negative_rate() -> None:
     assert rates(at(100, 0, 9, 0), at(30, 0, 1, 0), 1.0) == Rates(30.0, 0.0, 1.0)
+
+
+def test_what_drains_in_an_earlier_engine_is_listed_and_counted_once() -> None:
+    """As after an upgrade: the new engine's count of the port has the old one's in it."""
+    served = at(100, 0, 5, 0) | {"live": 1, "since": 7.0}
+    left = at(40, 0, 2, 0) | {"live": 2, "since": 7.0, "draining": True, "engine": 4321}
+    gone = at(1, 0, 1, 0) | {"live": 1, "since": 6.0, "draining": True, "engine": 4321}
+    ports = all_ports({"ports": [served], "draining": [left, gone]})
+    assert [line.split()[1] for line in ports_table(ports, None)[2:]] == ["(draining)"] * 2
+    total = total_of([moving(None, port, 1.0) for port in ports])
+    assert (total.live, total.totals["connections"], total.totals["bytes_up"]) == (4, 6, 101)
 
 
 def test_nothing_moves_at_the_first_look() -> None:

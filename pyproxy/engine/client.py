@@ -129,11 +129,12 @@ def _reported(run: Callable[[], None]) -> int:
 
 def _ports(options: argparse.Namespace) -> None:
     if options.json:
-        print(json.dumps(ask(options.run_dir, "GET", "/ports")["ports"], indent=2))
+        said = ask(options.run_dir, "GET", "/ports")
+        print(json.dumps([*said["ports"], *said.get("draining", [])], indent=2))
         return
-    from pyproxy.engine.tables import ports_table
+    from pyproxy.engine.tables import all_ports, ports_table
 
-    found = ask(options.run_dir, "GET", "/ports")["ports"]
+    found = all_ports(ask(options.run_dir, "GET", "/ports"))
     if not found:
         print("The engine serves no ports yet: those of containers that are started from now on come here.")
         return
@@ -143,11 +144,11 @@ def _ports(options: argparse.Namespace) -> None:
 
 
 def _top(options: argparse.Namespace) -> None:
+    from pyproxy.engine.tables import all_ports
     from pyproxy.engine.top import print_tables, watch
 
     def look() -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = ask(options.run_dir, "GET", "/ports")["ports"]
-        return found
+        return all_ports(ask(options.run_dir, "GET", "/ports"))
 
     if sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb":
         watch(look, options.sort, options.interval, options.count, ClientError)

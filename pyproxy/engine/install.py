@@ -182,6 +182,7 @@ def _make(options: argparse.Namespace, changes: list[Change], *, before: list[St
         _refuse_without_answer(options)
     for change in changes:
         sys.stdout.writelines(_difference(change))
+    sys.stdout.flush()  # before what systemctl says
     if options.dry_run:
         return []
     _confirm(options)
@@ -398,7 +399,8 @@ def _command(command: Sequence[str]) -> None:
     except OSError as exc:
         raise InstallError(f"{shlex.join(command)}: {exc}") from exc
     if done.returncode:
-        raise InstallError(f"{shlex.join(command)} failed with status {done.returncode}")
+        hint = f" (see journalctl -u {unit.NAME})" if command[0] == "systemctl" else ""
+        raise InstallError(f"{shlex.join(command)} failed with status {done.returncode}{hint}")
 
 
 COMMANDS: dict[str, Callable[[list[str]], int]] = {"install": install, "uninstall": uninstall}

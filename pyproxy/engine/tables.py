@@ -43,12 +43,13 @@ class Rates(NamedTuple):
 
 
 class Moving(NamedTuple):
-    """A port, or all of them, in `pyproxy top`."""
+    """A port, or all of them, in `pyproxy top`. The name is `plain`."""
 
     name: str
     live: int
     rates: Rates
     totals: dict[str, int]
+    counted_elsewhere: bool = False  # its rates and totals are in another row's too
 
     @property
     def failed(self) -> int:
@@ -95,6 +96,18 @@ ORDERS: dict[str, Callable[[Moving], float]] = {
 }
 
 
+def all_ports(found: dict[str, Any]) -> list[dict[str, Any]]:
+    """What the control API says of ports: those that are served, and those of which only connections are left, in this
+    engine or in one before it. The counts of a served port have in them what earlier engines count of it still.
+    """
+    served = {(port["name"], port.get("since")) for port in found["ports"]}
+    left = found.get("draining", [])
+    return [
+        *found["ports"],
+        *(port | {"counted_elsewhere": (port["name"], port.get("since")) in served} for port in left),
+    ]
+
+
 def ports_table(ports: Sequence[dict[str, Any]], width: int | None) -> list[str]:
     """Lines of `pyproxy ports`, no longer than `width` where that can be. `ports`: the control API's descriptions."""
     rows = []
@@ -102,7 +115,7 @@ def ports_table(ports: Sequence[dict[str, Any]], width: int | None) -> list[str]
         totals = port["totals"]
         rows.append(
             (
-                plain(port["name"]) + (" (draining)" if port["draining"] else ""),
+                _name(port),
                 plain(join_host_port(port["container_ip"], port["container_port"])),
                 str(port["live"]),
                 str(totals["connections"] + totals["flows"]),
@@ -130,16 +143,17 @@ def top_table(rows: Sequence[Moving], order: str, width: int | None, height: int
 
 
 def total_of(rows: Sequence[Moving]) -> Moving:
-    names = sorted({name for row in rows for name in row.totals} | _USED)
-    totals = {name: sum(row.totals.get(name, 0) for row in rows) for name in names}
-    rates = Rates(*(sum(each) for each in zip(*(row.rates for row in rows), strict=True)))
+    counted = [row for row in rows if not row.counted_elsewhere]
+    names = sorted({name for row in counted for name in row.totals} | _USED)
+    totals = {name: sum(row.totals.get(name, 0) for row in counted) for name in names}
+    rates = Rates(*(sum(each) for each in zip(*(row.rates for row in counted), strict=True)))
     return Moving("total", sum(row.live for row in rows), rates, totals)
 
 
 def moving(before: dict[str, Any] | None, after: dict[str, Any], seconds: float) -> Moving:
     """A port's row, from its descriptions at two looks, `seconds` apart; without an earlier one nothing moves."""
     found = rates(before, after, seconds) if before is not None and seconds > 0 else Rates()
-    return Moving(after["name"], after["live"], found, after["totals"])
+    return Moving(_name(after), after["live"], found, after["totals"], after.get("counted_elsewhere", False))
 
 
 def rates(before: dict[str, Any], after: dict[str, Any], seconds: float) -> Rates:
@@ -198,10 +212,14 @@ _USED = frozenset(
 )  # fmt: skip
 
 
+def _name(port: dict[str, Any]) -> str:
+    return plain(port["name"]) + (" (draining)" if port["draining"] else "")
+
+
 def _top_cells(row: Moving) -> tuple[str, ...]:
     totals = row.totals
     return (
-        plain(row.name),
+        row.name,
         str(row.live),
         f"{row.rates.new_per_s:.0f}",
         in_bytes(row.rates.up_per_s),

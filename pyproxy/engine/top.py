@@ -39,13 +39,14 @@ class Looks:
 
     def __init__(self, ask: Ask) -> None:
         self._ask = ask
-        self._last: dict[str, dict[str, Any]] = {}
+        self._last: dict[tuple[Any, ...], dict[str, Any]] = {}
         self._last_at = 0.0
 
     def again(self) -> list[Moving]:
-        found = {port["name"]: port for port in self._ask()}
+        # One name may be in several engines, and may have been published again.
+        found = {(port["name"], port.get("engine"), port.get("since")): port for port in self._ask()}
         now = time.monotonic()
-        rows = [moving(self._last.get(name), port, now - self._last_at) for name, port in found.items()]
+        rows = [moving(self._last.get(key), port, now - self._last_at) for key, port in found.items()]
         self._last, self._last_at = found, now
         return rows
 
