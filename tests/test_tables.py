@@ -339,3 +339,13 @@ def test_ports_on_a_terminal_fits_it(engine: Engine) -> None:
         terminal.close()
     assert "process" in pyproxy("ports").stdout
     assert len(ask(engine.run_dir, "GET", "/ports")["ports"]) == 3
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(engine: Engine) -> None:
+    for _ in range(300):  # whose JSON is more than a pipe takes
+        publish(engine)
+    for verb in ("ports --json", "top --interval 0.05"):
+        script = f"{PROGRAM} {verb} | head -n 1"
+        done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+        assert done.stdout.count("\n") == 1
+        assert done.stderr == ""
