@@ -17,22 +17,19 @@ import sys
 
 from pyproxy import __version__, parent
 from pyproxy.bind import LISTEN_FD, backend_address, host_socket
-from pyproxy.errors import StartError
-from pyproxy.flags import USAGE, Settings, parse
+from pyproxy.errors import FlagError, StartError
+from pyproxy.flags import NOTHING_SAID, SUBCOMMANDS, USAGE, Settings, parse
 from pyproxy.log import Log
 from pyproxy.signals import Signals, exit_on_stop, hold_stop
 
 _STDOUT_FD = 1
 _STDERR_FD = 2
 
-# What is no flag: `engine` and those that speak with it or set it up. All else is dockerd's command line.
-_SUBCOMMANDS = ("engine", "ports", "top", "drain", "install", "uninstall")
-
 
 def main() -> None:
     """Run pyproxy with the process's own arguments, descriptors and signals. Returns only after -help and -version."""
     _fill_standard_descriptors()
-    if len(sys.argv) > 1 and sys.argv[1] in _SUBCOMMANDS:
+    if len(sys.argv) > 1 and sys.argv[1] in SUBCOMMANDS:
         from pyproxy.engine.dispatch import main as run
 
         sys.exit(run(sys.argv[1], sys.argv[2:]))
@@ -40,6 +37,8 @@ def main() -> None:
     # dockerd may stop us the moment it has its answer, and death by signal is an error to it (moby: cmd.Wait).
     exit_on_stop()
     try:
+        if len(sys.argv) == 1:
+            raise FlagError(NOTHING_SAID)
         settings = parse(sys.argv[1:])
         if settings.wants == "help":
             os.write(_STDOUT_FD, USAGE.encode())

@@ -13,6 +13,7 @@ import select
 import stat
 import time
 
+from pyproxy.errors import plain
 from pyproxy.ratelimit import RateLimit
 
 _SYSTEM_LOG = "/dev/log"
@@ -48,7 +49,8 @@ class Log:
         self._write(_WARNING, text + (f" ({held_back} more like it since the last such line)" if held_back else ""))
 
     def _write(self, severity: int, text: str) -> None:
-        line = f"{self._name}: {text}"
+        # Lines of ours, as a traceback has, stay lines; nothing in them speaks to a terminal.
+        line = "\n".join(plain(each) for each in f"{self._name}: {text}".split("\n"))
         try:
             if self._system_log is None:
                 # Never blocking either: a terminal that is held, or a pipe that nobody reads, must not stop traffic.

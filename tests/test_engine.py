@@ -80,7 +80,7 @@ def test_a_port_bound_by_the_engine(engine: Engine, shell: str) -> None:
         assert is_stub(child.pid)
         assert child.stop() == 0
         socket.create_server(address).close()
-        assert "1 connections" in engine.await_line("unpublished, stopped")
+        assert "1 connection" in engine.await_line("unpublished, stopped")
 
 
 @pytest.mark.parametrize("host", [LOCAL, "::1"])

@@ -14,8 +14,12 @@ dockerd starts `bin/pyproxy-stub` for each port, a shell script that costs about
     metrics.py     the same for Prometheus
     notify.py      what systemd is told
     dispatch.py    which subcommand, and what it needs
+    options.py     subcommands' flags, and the engine's
+    extra.py       where the libraries come from that it needs
     command.py     `pyproxy engine`
     client.py      `pyproxy ports`, `top` and `drain`
+    tables.py      which columns and rows fit a terminal                       (pure)
+    top.py         a terminal that is drawn on, and left as it was
     install.py     `pyproxy install` and `uninstall`
     unit.py        the systemd unit                                            (pure)
     daemonjson.py  one key of dockerd's configuration                          (pure)
