@@ -22,6 +22,7 @@ from pyproxy.engine.handover import Handover, Takeover
 from pyproxy.engine.notify import tell_systemd
 from pyproxy.engine.rundir import EngineRunsError, RunDir, RunDirError, default_path
 from pyproxy.flags import DEFAULT_BUSY_POLL_US, LOOPS
+from pyproxy.interpreter import successors
 from pyproxy.log import Log
 from pyproxy.solo import new_loop, raise_descriptor_limit
 
@@ -159,8 +160,7 @@ class _Upgrade:
             self._task = self._engine.loop.create_task(self._run())
 
     async def _run(self) -> None:
-        # orig_argv and not argv: with the interpreter's own flags.
-        command = [sys.executable, *sys.orig_argv[1:]]
+        command = [*next(successors()), *sys.argv[1:]]
         if "--replace" not in command:
             command.append("--replace")
         try:
