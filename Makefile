@@ -24,7 +24,7 @@ lint: $(DEV)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	if command -v shellcheck >/dev/null; then shellcheck bin/pyproxy-stub; fi
+	if command -v shellcheck >/dev/null; then shellcheck bin/pyproxy bin/pyproxy-stub; fi
 
 format: $(DEV)
 	$(BIN)/ruff check --fix

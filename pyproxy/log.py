@@ -33,7 +33,7 @@ class Log:
     def __init__(self, name: str, *, system_log: str = _SYSTEM_LOG) -> None:
         self._name = name
         self._limit = RateLimit()
-        self._system_log = system_log if _stderr_is_null() else None
+        self._system_log = system_log if stderr_is_null() else None
 
     def info(self, text: str) -> None:
         self._write(_INFO, text)
@@ -62,14 +62,16 @@ class Log:
             sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_DGRAM | _socket.SOCK_NONBLOCK)
             try:
                 message = f"<{_DAEMON | severity}>pyproxy[{os.getpid()}]: {line}"
-                sock.sendto(message.encode(), self._system_log)
+                # An argument that is not UTF-8 is quoted here and there.
+                sock.sendto(message.encode(errors="backslashreplace"), self._system_log)
             finally:
                 sock.close()
         except OSError:
             return  # no log daemon, or stderr closed: see the module's first lines
 
 
-def _stderr_is_null() -> bool:
+def stderr_is_null() -> bool:
+    """Whether nobody could read there what we write."""
     try:
         found = os.fstat(_STDERR_FD)
     except OSError:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -13,7 +12,6 @@ from pathlib import Path
 
 import pytest
 
-import pyproxy
 from tests.support.proxy import PATIENCE_S, PROGRAM, before, connect, running
 from tests.support.sockets import (
     accept,
@@ -422,36 +420,3 @@ def test_a_log_that_nobody_reads_stops_neither_traffic_nor_the_stop() -> None:
             assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
         os.close(read)
         os.close(write)
-
-
-def test_a_port_that_waits_for_its_first_client_survives_an_upgrade(tmp_path: Path) -> None:
-    """The process then becomes the version that is installed; its process id, its socket and its parent stay."""
-    shutil.copytree(Path(pyproxy.__file__).parent, tmp_path / "pyproxy")
-    start = tmp_path / "start"
-    start.write_text(f"#!{sys.executable}\nfrom pyproxy.__main__ import main\nmain()\n")
-    start.chmod(0o755)
-    with serving(echo) as backend, before(backend, program=str(start)) as proxy:
-        pid = proxy.process.pid
-        shutil.rmtree(tmp_path / "pyproxy")
-        shutil.copytree(Path(pyproxy.__file__).parent, tmp_path / "pyproxy")
-        (tmp_path / "pyproxy" / "__main__.py").touch()
-        with connect(proxy) as client:
-            client.sendall(b"x")
-            assert receive_exactly(client, 1) == b"x"
-        command = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
-        assert "-use-listen-fd" in command
-        assert f"serving -> 127.0.0.1:{backend[1]}" in proxy.line()
-        assert "1 connection" in proxy.totals()
-
-
-def test_a_port_whose_program_is_gone_says_so(tmp_path: Path) -> None:
-    shutil.copytree(Path(pyproxy.__file__).parent, tmp_path / "pyproxy")
-    start = tmp_path / "start"
-    start.write_text(f"#!{sys.executable}\nfrom pyproxy.__main__ import main\nmain()\n")
-    start.chmod(0o755)
-    with running(*ENDS, program=str(start)) as proxy:
-        shutil.rmtree(tmp_path / "pyproxy")
-        with contextlib.suppress(ConnectionResetError):
-            connect(proxy).close()
-        assert "installation of pyproxy is gone" in proxy.line()
-        assert proxy.process.wait(PATIENCE_S) == 1

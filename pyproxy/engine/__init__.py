@@ -27,8 +27,9 @@ dockerd starts `bin/pyproxy-stub` for each port, a shell script that costs about
 The run directory has two FIFOs. Into `requests` stubs write one line each time: `serve`, `stop` or `solo`, the process
 id, and the command line they were started with. The engine answers by a signal: SIGUSR1 is yes, SIGUSR2 is no. To wait
 for it a stub starts `sleep` and waits for that, which POSIX has a trapped signal interrupt; no answer before the sleep
-has ended is the same as no. `alive` carries nothing: only engines hold its write end, stubs wait in `read`, and end of
-file tells every stub at once, whatever ended the engine, that there is none.
+has ended is the same as no. A shell cannot trap a signal that was ignored when it was started: such a stub starts once
+more, without (`env --default-signal`), or becomes pyproxy. `alive` carries nothing: only engines hold its write end,
+stubs wait in `read`, and end of file tells every stub at once, whatever ended the engine, that there is none.
 
 Who decides what:
 

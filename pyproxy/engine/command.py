@@ -23,6 +23,7 @@ from pyproxy.engine.handover import Handover, Takeover
 from pyproxy.engine.notify import tell_systemd
 from pyproxy.engine.options import Parser, add_engine_options
 from pyproxy.engine.rundir import EngineRunsError, RunDir, RunDirError, default_path
+from pyproxy.interpreter import successors
 from pyproxy.log import Log
 from pyproxy.solo import new_loop, raise_descriptor_limit
 
@@ -141,8 +142,7 @@ class _Upgrade:
             self._task = self._engine.loop.create_task(self._run())
 
     async def _run(self) -> None:
-        # orig_argv and not argv: with the interpreter's own flags.
-        command = [sys.executable, *sys.orig_argv[1:]]
+        command = [*next(successors()), *sys.argv[1:]]
         if "--replace" not in command:
             command.append("--replace")
         try:

@@ -37,7 +37,16 @@ def default_path() -> Path:
     if named:
         return Path(named)
     own = os.environ.get("XDG_RUNTIME_DIR")
-    return Path(own) / "pyproxy" if own and os.geteuid() != 0 else Path("/run/pyproxy")
+    return Path(own) / "pyproxy" if own and os.geteuid() != 0 and _is_ours(own) else Path("/run/pyproxy")
+
+
+def _is_ours(path: str) -> bool:
+    """Whether the directory is the user's, as it must be (XDG Base Directory Specification). `su` and `sudo` may leave
+    the variable of another's session.
+    """
+    with contextlib.suppress(OSError):
+        return os.stat(path).st_uid == os.geteuid()
+    return False
 
 
 class RunDir:

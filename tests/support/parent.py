@@ -8,7 +8,7 @@ import os
 import signal
 import socket
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from tests.support.proxy import PATIENCE_S, PROGRAM
 from tests.support.sockets import family_of, receive_all
@@ -22,14 +22,19 @@ class Child:
     """pyproxy as dockerd starts it: no standard streams, the status pipe on 3, perhaps a socket on 4."""
 
     def __init__(
-        self, arguments: Sequence[str], passed: socket.socket | None = None, *, program: str = PROGRAM
+        self,
+        arguments: Sequence[str],
+        passed: socket.socket | None = None,
+        *,
+        program: str = PROGRAM,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         read, write = os.pipe()
         try:
             self.pid = os.posix_spawn(
                 program,
                 [program, *arguments],
-                os.environ,
+                os.environ if environment is None else environment,
                 file_actions=[
                     *((os.POSIX_SPAWN_OPEN, fd, os.devnull, os.O_RDWR, 0) for fd in range(3)),
                     # The numbers in hand may be 3 or 4 themselves, so they go by way of high ones.
@@ -77,9 +82,13 @@ class Child:
 
 @contextlib.contextmanager
 def started(
-    arguments: Sequence[str], passed: socket.socket | None = None, *, program: str = PROGRAM
+    arguments: Sequence[str],
+    passed: socket.socket | None = None,
+    *,
+    program: str = PROGRAM,
+    environment: Mapping[str, str] | None = None,
 ) -> Iterator[Child]:
-    child = Child(arguments, passed, program=program)
+    child = Child(arguments, passed, program=program, environment=environment)
     try:
         yield child
     finally:
