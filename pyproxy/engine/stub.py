@@ -13,6 +13,8 @@ import select
 import signal
 from typing import NamedTuple
 
+from pyproxy.errors import OUT_OF_RESOURCES
+
 # The same number on every architecture but Alpha (include/uapi/asm-generic/unistd.h).
 _SYS_PIDFD_GETFD = 438
 
@@ -122,7 +124,10 @@ def recognise(pid: int, command: bytes) -> Stub:
     """
     try:
         pidfd = os.pidfd_open(pid)
-    except ProcessLookupError as exc:
+    except OSError as exc:
+        if exc.errno in OUT_OF_RESOURCES:
+            raise
+        # ESRCH; EINVAL or ENOENT, by version, for the number of a thread.
         raise NotAStubError(f"there is no process {pid}") from exc
     try:
         arguments = _look(pid, command)
@@ -143,7 +148,9 @@ def _look(pid: int, command: bytes) -> list[str]:
     try:
         status = _read(f"/proc/{pid}/status")
         words = _read(f"/proc/{pid}/cmdline").split(b"\0")[:-1]
-    except (FileNotFoundError, ProcessLookupError, PermissionError) as exc:
+    except OSError as exc:
+        if exc.errno in OUT_OF_RESOURCES:
+            raise
         raise NotAStubError(f"process {pid} has ended, or is not ours to look at") from exc
     uids, caught, _ = _status(status)
     if not uids <= {0, os.geteuid()}:
