@@ -205,7 +205,10 @@ class Engine:
         """Serve the port of a stub that was not to be adopted, as if it asked now, or have it serve the port itself.
         The socket of the engine before must have been closed.
         """
-        self._answer(stub)
+        if self.ports.of(stub.pid) is not None:
+            stub.close()  # it was handed over twice, and is served
+        else:
+            self._answer(stub)
 
     async def hand_off(self, on_drained: Callable[[], None]) -> None:
         """Another engine serves all ports now, and is the one that stubs ask: let go of everything but the established
