@@ -137,7 +137,7 @@ def _ports(options: argparse.Namespace) -> None:
     table = Table("port", "container", "live", "so far", "up", "down", "failed", "process", box=None, pad_edge=False)
     for column in table.columns[2:]:
         column.justify = "right"
-    for port in sorted(found["ports"], key=lambda port: (port["host_port"], port["name"])):
+    for port in sorted([*found["ports"], *found["draining"]], key=lambda port: (port["host_port"], port["name"])):
         totals = port["totals"]
         table.add_row(
             port["name"] + (" (draining)" if port["draining"] else ""),
