@@ -413,8 +413,8 @@ def test_thousands_of_ports_are_told_without_holding_up_traffic(engine: Engine, 
         count = exchanges.count
         sock.sendall(f"GET {path} HTTP/1.0\r\n\r\n".encode())
         assert sock.recv(1)
-        # At least one for each of its steps; how long these are is not for a busy machine to say.
-        assert exchanges.count - count > 5
+        # In one go: the one that is under way, and the next. How many a step is not for a busy machine to say.
+        assert exchanges.count - count > 2
 
 
 def test_a_number_used_again_is_the_new_process_alone(run_dir: Path) -> None:

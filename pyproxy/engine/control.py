@@ -26,7 +26,7 @@ import contextlib
 import json
 import os
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from aiohttp import web
@@ -43,6 +43,9 @@ from pyproxy.published import UDP
 
 # A request for publishing one port is some hundred bytes.
 _REQUEST_BYTES = 1 << 14
+
+# Of some hundred bytes each: a piece is about what the socket takes at once.
+_ITEMS_A_PIECE = 200
 
 
 class Control:
@@ -118,23 +121,24 @@ class Control:
             }
         )
 
-    async def _list(self, _request: web.Request) -> web.Response:
+    async def _list(self, request: web.Request) -> web.StreamResponse:
         engine = self._engine
         await engine.refresh()
-        ports = await _array(sliced(port.describe() for port in engine.ports))
-        draining = await _array(sliced(_draining(engine)))
-        return _json(b'{"ports": %b, "draining": %b}' % (ports, draining))
+        ports = await _array(port.describe() for port in engine.ports)
+        draining = await _array(_draining(engine))
+        return await _sent(request, [b'{"ports": ', *ports, b', "draining": ', *draining, b"}"])
 
     async def _one(self, request: web.Request) -> web.Response:
         return web.json_response(self._port(request).describe())
 
-    async def _connections_of_one(self, request: web.Request) -> web.Response:
-        return _json(b'{"connections": %b}' % await _array(sliced(_connections(self._port(request)))))
+    async def _connections_of_one(self, request: web.Request) -> web.StreamResponse:
+        found = await _array(_connections(self._port(request)))
+        return await _sent(request, [b'{"connections": ', *found, b"}"])
 
-    async def _connections(self, _request: web.Request) -> web.Response:
+    async def _connections(self, request: web.Request) -> web.StreamResponse:
         ports = self._engine.ports
-        found = sliced(found for port in (*ports, *ports.leaving) for found in _connections(port))
-        return _json(b'{"connections": %b}' % await _array(found))
+        found = await _array(found for port in (*ports, *ports.leaving) for found in _connections(port))
+        return await _sent(request, [b'{"connections": ', *found, b"}"])
 
     async def _totals(self, _request: web.Request) -> web.Response:
         engine = self._engine
@@ -186,17 +190,31 @@ class Control:
             raise _answer(web.HTTPConflict, str(exc)) from exc
         return web.json_response({"ports": [port.describe() for port in tcp]})
 
-    async def _prometheus(self, _request: web.Request) -> web.Response:
-        return web.Response(body=await exposition(self._engine), headers={"Content-Type": CONTENT_TYPE})
+    async def _prometheus(self, request: web.Request) -> web.StreamResponse:
+        return await _sent(request, await exposition(self._engine), CONTENT_TYPE)
 
 
-def _json(body: bytes) -> web.Response:
-    return web.Response(body=body, content_type="application/json")
+async def _sent(
+    request: web.Request, parts: Sequence[bytes], content_type: str = "application/json; charset=utf-8"
+) -> web.StreamResponse:
+    """Answer with these, one after the other: whole megabytes would be copied again and again as the client reads."""
+    response = web.StreamResponse(headers={"Content-Type": content_type})
+    response.content_length = sum(len(part) for part in parts)
+    await response.prepare(request)
+    for part in parts:
+        await response.write(part)
+    return response
 
 
-async def _array(items: AsyncIterator[dict[str, Any]]) -> bytes:
-    """A JSON array of them, made as they come."""
-    return b"[%b]" % b", ".join([json.dumps(item).encode() async for item in items])
+async def _array(items: Iterable[dict[str, Any]]) -> list[bytes]:
+    """A JSON array of them, made in steps: in pieces of some kilobytes."""
+    parts, piece = [], ["["]
+    async for item in sliced(items):
+        piece.append(", " * (len(piece) > 1 or len(parts) > 0) + json.dumps(item))
+        if len(piece) == _ITEMS_A_PIECE:
+            parts.append("".join(piece).encode())
+            piece.clear()
+    return [*parts, "".join([*piece, "]"]).encode()]
 
 
 def _draining(engine: Engine) -> Iterator[dict[str, Any]]:

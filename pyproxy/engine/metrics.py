@@ -39,9 +39,9 @@ _MEANING = {
 _PORT = "pyproxy_port_"
 
 
-async def exposition(engine: Engine) -> bytes:
-    """The exposition format's text. What is one value each comes by way of prometheus_client. Ports' values, which may
-    be a hundred thousand, are written here, in steps: in one go they take most of a second, and in a thread of their
+async def exposition(engine: Engine) -> list[bytes]:
+    """The exposition format's text, in parts. What is one value each comes by way of prometheus_client. Ports' values,
+    which may be a hundred thousand, are written here, in steps: in one go they take most of a second, and in a thread of their
     own the data path would wait for the interpreter after each of its system calls.
     """
     await engine.refresh()
@@ -58,7 +58,7 @@ async def exposition(engine: Engine) -> bytes:
         meaning = _MEANING.get(name, name.replace("_", " ").capitalize())
         parts += _family(f"{_PORT}{name}_total", "counter", meaning, lines)
         await asyncio.sleep(0)
-    return b"".join(parts)
+    return parts
 
 
 def _of_engine(engine: Engine) -> bytes:
