@@ -42,9 +42,9 @@ _PORT = "pyproxy_port_"
 async def exposition(engine: Engine) -> list[bytes]:
     """The exposition format's text, in parts.
 
-    What is one value each comes by way of prometheus_client. Ports' values, which may be a hundred thousand, are written
-    here, in steps: in one go they take most of a second, and in a thread of their own the data path would wait for the
-    interpreter after each of its system calls.
+    What is one value each comes by way of prometheus_client. Ports' values, which may be a hundred thousand, are
+    written here, in steps: in one go they take most of a second, and in a thread of their own the data path would wait
+    for the interpreter after each of its system calls.
     """
     await engine.refresh()
     live: list[str] = []
