@@ -208,7 +208,8 @@ async def _sent(
 
 async def _array(items: Iterable[dict[str, Any]]) -> list[bytes]:
     """A JSON array of them, made in steps: in pieces of some kilobytes."""
-    parts, piece = [], ["["]
+    parts: list[bytes] = []
+    piece = ["["]
     async for item in sliced(items):
         piece.append(", " * (len(piece) > 1 or len(parts) > 0) + json.dumps(item))
         if len(piece) == _ITEMS_A_PIECE:
