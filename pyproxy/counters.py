@@ -53,6 +53,9 @@ class Counters:
         """All of them, in the order of `__slots__`."""
         return tuple(getattr(self, name) for name in self.__slots__)
 
+    def as_dict(self) -> dict[str, int]:
+        return {name: getattr(self, name) for name in self.__slots__}
+
     def add(self, values: Sequence[int]) -> None:
         """Add what another's `values` gave; more than those is left alone."""
         for name, value in zip(self.__slots__, values, strict=False):

@@ -222,6 +222,7 @@ class Workers:
             theirs.close()
             self._log.warn("worker", f"no second process for this load: {in_words(exc.errno)}")
         finally:
+            gc.unfreeze()  # or what has become garbage by the next worker stays for ever
             release()
 
     def _share_with(self, worker: _Worker, moving: list[Connection]) -> None:

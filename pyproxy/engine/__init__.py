@@ -8,8 +8,12 @@ dockerd starts `bin/pyproxy-stub` for each port, a shell script that costs about
     port.py        one published port being served
     ports.py       all of them, by name and by stub
     nudge.py       a signal that a shell may have missed
+    slices.py      long work in short steps
     core.py        publish, unpublish, outlive
     handover.py    the sockets go to a new engine, which takes over
+    conversation.py  words between two engines
+    draining.py    an earlier engine, until its connections have ended
+    reporting.py   what that one says of them
     control.py     HTTP on a UNIX socket: what is served, and how it goes
     metrics.py     the same for Prometheus
     notify.py      what systemd is told
@@ -39,6 +43,7 @@ Who decides what:
 - A stub that becomes pyproxy writes `solo` first. The engine drops what it has of that port, if it ever wakes up.
 - Requests outlive the engine: a stub that finds its engine gone writes again into the FIFO it still holds open, and
   the next engine finds the lines waiting there.
+- A parked stub that is told no serves its port itself: an engine has taken over, and cannot serve that one.
 - A stop is `stop`, then the engine's copy of the socket is closed, then the signal, then the stub's exit: dockerd may
   give the port to somebody else at that moment.
 

@@ -40,6 +40,7 @@ def main(arguments: list[str]) -> int:
         print(f"pyproxy engine {__version__}: its flags are right, and what it needs is installed.")
         return 0
     log = Log("engine")
+    raise_descriptor_limit()  # before a take-over, which brings a descriptor or two for each port
     try:
         run_dir = RunDir(options.run_dir)
         takeover = _become_the_one(run_dir, replace=options.replace)
@@ -75,7 +76,6 @@ def _become_the_one(run_dir: RunDir, *, replace: bool) -> Takeover | None:
 
 
 def _serve(options: argparse.Namespace, run_dir: RunDir, takeover: Takeover | None, log: Log) -> NoReturn:
-    raise_descriptor_limit()
     loop = new_loop(options.loop)
     asyncio.set_event_loop(loop)
     engine = Engine(loop, run_dir, Options(options.drain, options.drain_unpublished, options.busy_poll / 1e6), log)
@@ -83,7 +83,7 @@ def _serve(options: argparse.Namespace, run_dir: RunDir, takeover: Takeover | No
     if takeover is not None:
         takeover.serve_all(engine, log)
         try:
-            takeover.finish()
+            takeover.finish(engine)
         except RunDirError as exc:
             log.error(str(exc))
             os._exit(1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from pyproxy.connection import Connection
@@ -20,13 +21,55 @@ def name_of(port: PublishedPort) -> str:
     return f"{port.proto}/{join_host_port(port.host_ip, port.host_port)}"
 
 
-class Port:
-    """A port that is served, or no longer accepts and drains. `stub` None: published by the control API."""
+class Drained:
+    """In the place of a listener: a port that was drained by command, before this engine took over."""
 
-    __slots__ = ("arguments", "draining", "log", "name", "pid", "published", "relay", "settings", "since", "stub")
+    live = 0
+    connections: tuple[Connection, ...] = ()
+
+    def totals(self) -> Counters:
+        return Counters()
+
+    def refuse_new(self) -> None:
+        """As it does already."""
+
+    def stop_accepting(self, on_drained: Callable[[], None] | None = None) -> None:
+        if on_drained is not None:
+            on_drained()
+
+    def close(self) -> None:
+        """There is nothing to close."""
+
+
+class Port:
+    """A port that is served, or no longer accepts and drains. `stub` None: published by the control API.
+
+    Of one port several engines may have connections, after upgrades: its totals are of all of them.
+    """
+
+    __slots__ = (
+        "arguments",
+        "draining",
+        "earlier",
+        "log",
+        "name",
+        "pid",
+        "published",
+        "relay",
+        "settings",
+        "since",
+        "stub",
+        "stub_watched",
+        "told",
+    )
 
     def __init__(
-        self, settings: Settings, arguments: list[str], relay: Listener | DatagramRelay, log: Log, stub: Stub | None
+        self,
+        settings: Settings,
+        arguments: list[str],
+        relay: Listener | DatagramRelay | Drained,
+        log: Log,
+        stub: Stub | None,
     ) -> None:
         self.settings = settings
         self.arguments = arguments
@@ -36,8 +79,12 @@ class Port:
         self.log = log
         self.stub = stub  # None once it has been let go of, too
         self.pid = stub.pid if stub is not None else None
+        self.stub_watched = stub is not None
         self.since = time.time()
         self.draining = False
+        # What earlier engines have counted, by their process ids; those that have ended are summed up at a hand-over.
+        self.earlier: dict[int, Sequence[int]] = {}
+        self.told: tuple[int, ...] = ()  # the other engine, when it was last told: our totals, and what is live
 
     @property
     def live(self) -> int:
@@ -45,15 +92,31 @@ class Port:
         return self.relay.live
 
     def totals(self) -> Counters:
+        """Of the port, since it was published."""
+        total = self.relay.totals().plus(0, 0)
+        for counted in self.earlier.values():
+            total.add(counted)
+        return total
+
+    def own_totals(self) -> Counters:
+        """What this engine has counted of it."""
         return self.relay.totals()
+
+    @property
+    def has_news(self) -> bool:
+        """Whether the other engine was last told something else."""
+        return (*self.totals().values(), self.live) != self.told
+
+    def tell(self) -> None:
+        """The other engine is being told how it stands now."""
+        self.told = (*self.totals().values(), self.live)
 
     def connections(self) -> tuple[Connection, ...]:
         """Live ones; none for UDP, which has flows."""
-        return self.relay.connections if isinstance(self.relay, Listener) else ()
+        return () if isinstance(self.relay, DatagramRelay) else self.relay.connections
 
     def describe(self) -> dict[str, Any]:
         """What the control API says of it. Counters in their own units, times in seconds since the epoch."""
-        counters = self.totals()
         return {
             "name": self.name,
             "proto": self.published.proto,
@@ -65,5 +128,5 @@ class Port:
             "since": self.since,
             "draining": self.draining,
             "live": self.live,
-            "totals": {name: getattr(counters, name) for name in Counters.__slots__},
+            "totals": self.totals().as_dict(),
         }

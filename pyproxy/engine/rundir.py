@@ -23,6 +23,10 @@ from pathlib import Path
 _REQUESTS_BYTES = 1 << 20
 
 
+# What an engine is called in /proc/PID/comm, which holds 15 bytes (proc_pid_comm(5)); bin/pyproxy-stub knows it too.
+PROCESS_NAME = "pyproxy-engine"
+
+
 class RunDirError(Exception):
     """The run directory cannot be used. The text says why and what to do."""
 
@@ -96,7 +100,10 @@ class RunDir:
         return self._lock
 
     def announce(self) -> None:
-        """Tell stubs and people who the engine is. In one write, over the number before: a stub may read just now."""
+        """Tell stubs and people who the engine is. In one write, over the number before: a stub may read just now. Stubs
+        ask only a process of this name, as the number of one that has crashed may be somebody else's.
+        """
+        Path("/proc/self/comm").write_text(PROCESS_NAME)
         os.pwrite(self.lock_fd, b"%-20d\n" % os.getpid(), 0)
 
     def withdraw(self) -> None:
