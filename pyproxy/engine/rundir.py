@@ -100,8 +100,8 @@ class RunDir:
         return self._lock
 
     def announce(self) -> None:
-        """Tell stubs and people who the engine is. In one write, over the number before: a stub may read just now. Stubs
-        ask only a process of this name, as the number of one that has crashed may be somebody else's.
+        """Tell stubs and people who the engine is. In one write, over the number before: a stub may read just now.
+        Stubs ask only a process of this name, as the number of one that has crashed may be somebody else's.
         """
         Path("/proc/self/comm").write_text(PROCESS_NAME)
         os.pwrite(self.lock_fd, b"%-20d\n" % os.getpid(), 0)
