@@ -1,4 +1,4 @@
-# Two commands do everything: `make demo` and `make test`. Each sets up what it needs.
+# Two commands do everything: `make demo` and `make test`. Each sets up what it needs. The others: `make help`.
 PYTHON ?= python3
 VENV ?= .venv-$(notdir $(PYTHON))
 BIN = $(VENV)/bin
@@ -10,7 +10,7 @@ PIP = $(BIN)/pip install --quiet --disable-pip-version-check --editable
 DOCKER = build/docker build/docker-next
 export PATH := $(PATH):/usr/sbin:/sbin
 
-.PHONY: demo test lint format coverage bench bench-quick bench-deps install clean
+.PHONY: demo test lint format coverage bench bench-quick bench-deps install clean help
 
 demo: $(INSTALLED)
 	scripts/system-packages lab
@@ -24,7 +24,7 @@ lint: $(DEV)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	if command -v shellcheck >/dev/null; then shellcheck bin/pyproxy-stub; fi
+	if command -v shellcheck >/dev/null; then shellcheck bin/pyproxy bin/pyproxy-stub; fi
 
 format: $(DEV)
 	$(BIN)/ruff check --fix
@@ -83,6 +83,20 @@ build/wheels: pyproject.toml $(DEV)
 	rm -rf $@
 	$(BIN)/pip download --quiet --disable-pip-version-check --only-binary :all: --dest $@ uvloop hatchling \
 	    --python-version $$(/usr/bin/python3 -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+
+help:
+	@echo 'make demo         pyproxy before a container on a Docker host out of network namespaces'
+	@echo 'make test         all tests; PYTEST_FLAGS="-k udp" for some'
+	@echo 'make lint         ruff, mypy and shellcheck'
+	@echo 'make format       what ruff can mend'
+	@echo 'make coverage     the tests, and which lines they ran'
+	@echo 'make bench-quick  what it costs, against docker-proxy and no proxy: two minutes'
+	@echo 'make bench        the same against all peers: eleven minutes; BENCH_FLAGS="--scenario udp" for some'
+	@echo 'make bench-deps   what the benchmark needs, but not the benchmark'
+	@echo 'make install      pyproxy alone, into $(VENV)'
+	@echo 'make clean        remove all that was made here'
+	@echo 'make help         this'
+	@echo 'Each sets up what it needs. PYTHON=python3.13 takes that Python, and a virtual environment of its own.'
 
 clean:
 	rm -rf .venv* build dist .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache

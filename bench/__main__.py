@@ -69,9 +69,9 @@ def do_run(arguments: argparse.Namespace) -> None:
     if arguments.list:
         for scenario in scenarios:
             console.print(f"{scenario.name:24} {scenario.words}")
-        console.print(f"\npeers: {', '.join(peer.name for peer in peers)}")
+        console.print(f"\npeers: {', '.join(peer.name for peer in peers)}", markup=False, emoji=False)
         for name, why in skipped.items():
-            console.print(f"skipped: {name}: {why}")
+            console.print(f"skipped: {name}: {why}", markup=False, emoji=False)
         return
     started = datetime.now(UTC)
     run = Run(
@@ -86,7 +86,7 @@ def do_run(arguments: argparse.Namespace) -> None:
     )
     path = arguments.output / f"{started:%Y%m%d-%H%M%S}.json"
     for name, why in skipped.items():
-        console.print(f"skipped: {name}: {why}")
+        console.print(f"skipped: {name}: {why}", markup=False, emoji=False)
     usage.adopt_orphans()
     # As pip does where it installs. With PYTHONDONTWRITEBYTECODE each start would else compile: 18 ms instead of 11.
     compileall.compile_dir(TREE / "pyproxy", quiet=1)
@@ -120,7 +120,11 @@ def show(run: Run, path: Path, console: Console) -> None:
     report.print_table(run, console)
     path.with_suffix(".md").write_text(report.markdown(run))
     drawn = draw_all(run, path.with_suffix(""))
-    console.print(f"Written: {path}, {path.with_suffix('.md').name}, and {len(drawn)} plots in {path.with_suffix('')}")
+    console.print(
+        f"Written: {path}, {path.with_suffix('.md').name}, and {len(drawn)} plots in {path.with_suffix('')}",
+        markup=False,
+        emoji=False,
+    )
 
 
 def choose_peers(wanted: list[str], *, quick: bool) -> tuple[list[Peer], dict[str, str]]:

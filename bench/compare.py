@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from bench.report import BASE, ratio, rows
 from bench.results import Run
@@ -69,7 +70,7 @@ def print_comparison(first: Run, second: Run, peers: Collection[str], console: C
         table.add_row(
             each.scenario,
             f"[bold]{each.figure}[/bold]" if each.is_primary else each.figure,
-            *[each.peer] * several,
+            *[Text(each.peer)] * several,
             _short(each.first),
             _short(each.second),
             change,

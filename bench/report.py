@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from bench.results import Run
 from bench.scenarios import FIGURES, SCENARIOS, Figure, Scenario
@@ -107,7 +108,7 @@ def print_table(run: Run, console: Console) -> None:
             words = f"{row.figure.words} {'↑' if row.figure.more_is_better else '↓'}"
             table.add_row(
                 words if words != last else "",
-                f"[bold]{row.peer}[/bold]" if row.peer.startswith("pyproxy") else row.peer,
+                Text(row.peer, "bold" if row.peer.startswith("pyproxy") else ""),
                 f"{number(row.value.median * row.figure.scale)} {row.figure.unit}".strip(),
                 ratio(row.to_base),
                 f"{row.to_limit.median:.2f}" if row.to_limit is not None else "",
@@ -118,7 +119,7 @@ def print_table(run: Run, console: Console) -> None:
         console.print(table)
     console.print("\n↑ more is better, ↓ less is better")
     for line in remarks(run):
-        console.print(line, markup=False)
+        console.print(line, markup=False, emoji=False)
 
 
 def circumstances(run: Run) -> list[str]:

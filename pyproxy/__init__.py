@@ -31,9 +31,11 @@ Follow one byte. The files, in the order in which it meets them:
     ancillary.py   packet information and SCTP's, as bytes      (pure)
     counters.py    what went through
     log.py         where messages go: stderr, or the system log
+    interpreter.py the Python that runs us: isolated, replaced, started again
     errors.py      why a proxy could not start
 
-`__main__.py` ties them together; `engine/` is the other way to run the same data path, for all ports in one process.
+`bin/pyproxy` starts Python away from the environment's, by `bin/pyproxy-python`; `__main__.py` ties the files together;
+`engine/` is the other way to run the same data path, for all ports in one process.
 Until dockerd has its answer nothing heavier than `_socket` is imported:
 dockerd starts its proxies one after the other and waits for each (see `__main__`).
 """

@@ -10,29 +10,48 @@ That is why this module and those it imports at the top use `_socket` and `_sign
 
 from __future__ import annotations
 
+import sys
+
+if __name__ == "__main__":  # `python -m pyproxy`
+    from pyproxy.interpreter import isolate
+
+    isolate()  # before anything is imported that PYTHONPATH might have a namesake of
+
 import _socket
 import os
 import select
-import sys
 
 from pyproxy import __version__, dockerd
 from pyproxy.bind import LISTEN_FD, backend_address, host_socket
-from pyproxy.errors import StartError
-from pyproxy.flags import USAGE, Settings, parse
-from pyproxy.log import Log
+from pyproxy.errors import FlagError, StartError
+from pyproxy.flags import NOTHING_SAID, SUBCOMMANDS, USAGE, Settings, parse
+from pyproxy.log import Log, stderr_is_null
 from pyproxy.signals import Signals, exit_on_stop, hold_stop
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # typing would cost a start-up 8 ms
+    from typing import NoReturn
 
 _STDOUT_FD = 1
 _STDERR_FD = 2
 
-# What is no flag: `engine` and those that speak with it or set it up. All else is dockerd's command line.
-_SUBCOMMANDS = ("engine", "ports", "top", "drain", "install", "uninstall")
+# The last argument of a start that is an attempt: read the arguments, import what a first client needs, and exit 0.
+_ATTEMPT = "-attempt"
+
+# What an import may end with where files have been removed, replaced or torn.
+_IMPORT_FAILS = (ImportError, AttributeError, SyntaxError, EOFError, ValueError, OSError)
 
 
 def main() -> None:
     """Run pyproxy with the process's own arguments, descriptors and signals. Returns only after -help and -version."""
     _fill_standard_descriptors()
-    if len(sys.argv) > 1 and sys.argv[1] in _SUBCOMMANDS:
+    if sys.argv[-1] == _ATTEMPT:
+        _attempt(sys.argv[1:-1])
+        return
+    if len(sys.argv) > 1 and sys.argv[1] in SUBCOMMANDS:
+        from pyproxy.interpreter import find_packages
+
+        find_packages()
         from pyproxy.engine.dispatch import main as run
 
         sys.exit(run(sys.argv[1], sys.argv[2:]))
@@ -40,6 +59,8 @@ def main() -> None:
     # dockerd may stop us the moment it has its answer, and death by signal is an error to it (moby: cmd.Wait).
     exit_on_stop()
     try:
+        if len(sys.argv) == 1:
+            raise FlagError(NOTHING_SAID)
         settings = parse(sys.argv[1:])
         if settings.wants == "help":
             os.write(_STDOUT_FD, USAGE.encode())
@@ -51,54 +72,91 @@ def main() -> None:
         sock = host_socket(settings.port, adopt=settings.use_listen_fd)
     except StartError as exc:
         dockerd.answer_failure(status, str(exc))
-        hint = "\nSee pyproxy -help." if exc.exit_status == 2 else ""
-        os.write(_STDERR_FD, f"pyproxy: {exc}{hint}\n".encode(errors="backslashreplace"))
+        _say_why_not(exc, told=status is not None)
         sys.exit(exc.exit_status)
     log = Log(settings.port.host)
     signals = Signals(log)
     # From here on nobody reads a traceback: what ends us is told where messages go.
     sys.excepthook = lambda kind, exc, _trace: log.error(f"ended by an error, please report it: {kind.__name__}: {exc}")
-    installed = _fingerprint()
     if not dockerd.answer_ready(status):
         sys.exit(1)
+    _serve(settings, sock, log, signals)
+
+
+def _serve(settings: Settings, sock: _socket.socket, log: Log, signals: Signals) -> NoReturn:
+    """Wait for the first client; then serve, with what is installed by then."""
+    from pyproxy.interpreter import find_packages, fingerprint
+
+    installed = fingerprint()
     log.info(f"serving -> {settings.port.container}")
     _wait_for_a_client(sock, signals)
-    if (now := _fingerprint()) is None:
-        log.error("this installation of pyproxy is gone, and with it what a first client needs: restart the container")
-        sys.exit(1)
-    if now != installed:
+    if fingerprint() != installed:
         _start_again(sock, settings)
-
-    from pyproxy.solo.serve import serve
+        log.error("pyproxy or Python has been replaced, and does not work as it is now: this client gets the old one")
+    find_packages()
+    try:
+        from pyproxy.solo.serve import serve
+    except _IMPORT_FAILS as exc:
+        _start_again(sock, settings)
+        log.error(
+            f"this port cannot be served any more: {type(exc).__name__}: {exc}: pyproxy or Python is not whole any"
+            " more: install it again, then restart the container"
+        )
+        sys.exit(1)
 
     serve(settings, sock, log, signals)
 
 
-def _fingerprint() -> tuple[int, int] | None:
-    """Which installation this is; an upgrade replaces the file. None if it is no longer there."""
-    try:
-        found = os.stat(__file__)
-    except OSError:
-        return None
-    return found.st_ino, found.st_mtime_ns
-
-
 def _start_again(sock: _socket.socket, settings: Settings) -> None:
-    """Become the version that is installed now, with the same process id and socket: a port may wait for its first
-    client through an upgrade, and half of one version does not go with half of another.
+    """Become what is installed now, with the same process id and socket: a port may wait for its first client through
+    an upgrade of pyproxy or of Python, and half of one version does not go with half of another. Returns if nothing
+    that is installed now would serve.
     """
-    # A signal between the two programs would kill; it waits for the new one's handler (`main`).
-    hold_stop()
-    os.dup2(sock.fileno(), LISTEN_FD)
-    os.set_inheritable(LISTEN_FD, True)  # dup2 to itself changes nothing
-    again = [] if settings.use_listen_fd else ["-use-listen-fd"]
-    os.execv(sys.executable, [*sys.orig_argv, *again])
+    from pyproxy.interpreter import successors, works
+
+    arguments = sys.argv[1:] if settings.use_listen_fd else [*sys.argv[1:], "-use-listen-fd"]
+    for command in successors():
+        if works([*command, *arguments, _ATTEMPT]):
+            # A signal between the two programs would kill; it waits for the new one's handler (`main`).
+            hold_stop()
+            os.dup2(sock.fileno(), LISTEN_FD)
+            os.set_inheritable(LISTEN_FD, True)  # dup2 to itself changes nothing
+            os.execv(command[0], [*command, *arguments])
+
+
+def _attempt(arguments: list[str]) -> None:
+    """Do what a first client would need done, and no more. Whatever ends us says that it cannot be done."""
+    try:
+        settings = parse(arguments)
+        _check(settings)
+    except StartError as exc:
+        sys.exit(exc.exit_status)
+    from pyproxy.interpreter import find_packages
+
+    find_packages()
+    from pyproxy.relay.loop import new_loop
+
+    new_loop(settings.loop).close()
+
+
+def _say_why_not(exc: StartError, *, told: bool) -> None:
+    """To whoever reads stderr; to the system log if nobody does and no parent has been `told`, as when a port changes
+    its process.
+    """
+    if stderr_is_null() and not told:
+        Log("start").error(str(exc))
+        return
+    hint = "\nSee pyproxy -help." if exc.exit_status == 2 else ""
+    os.write(_STDERR_FD, f"pyproxy: {exc}{hint}\n".encode(errors="backslashreplace"))
 
 
 def _check(settings: Settings) -> None:
     """Find what would only be missed when the first client comes. StartError."""
     backend_address(settings.port)
     if settings.loop == "uvloop":
+        from pyproxy.interpreter import find_packages
+
+        find_packages()
         from importlib.util import find_spec
 
         if find_spec("uvloop") is None:

@@ -33,8 +33,9 @@ _NO_SUPPORT = (errno.EPROTONOSUPPORT, errno.ESOCKTNOSUPPORT, errno.EAFNOSUPPORT)
 def host_socket(port: PublishedPort, *, adopt: bool, listen_fd: int = LISTEN_FD) -> _socket.socket:
     """Return the socket that serves `port`: listening if TCP or SCTP, with packet info if UDP, close-on-exec.
 
-    `adopt` takes descriptor `listen_fd` as it is; else it is bound to the port's host address. `port` then says what
-    the kernel says: the number that came of port 0. StartError names the flag, address or descriptor at fault.
+    `adopt` takes descriptor `listen_fd` as it is, and closes it if it cannot be served; else a socket is bound to the
+    port's host address. `port` then says what the kernel says: the number that came of port 0. StartError names the
+    flag, address or descriptor at fault.
     """
     sock = _adopt(port, listen_fd) if adopt else _bind(port)
     try:
@@ -111,6 +112,7 @@ def _adopt(port: PublishedPort, listen_fd: int) -> _socket.socket:
     except OSError as exc:
         if exc.errno == errno.EBADF:
             raise StartError(f"{where} is not open: the parent must pass the bound socket there") from exc
+        os.close(listen_fd)
         raise StartError(f"{where} is not a socket: the parent must pass the bound socket there") from exc
     try:
         os.set_inheritable(listen_fd, False)

@@ -18,7 +18,7 @@ class StartError(Exception):
 
 
 class FlagError(StartError):
-    """The command line itself cannot be read: an unknown flag, a missing value. Go's flag package exits 2 for these."""
+    """What was typed is wrong: an unknown flag, no value, one out of range. Go's flag package exits 2 too."""
 
     exit_status = 2
 
@@ -26,3 +26,10 @@ class FlagError(StartError):
 def in_words(error: int | None) -> str:
     """An errno in the kernel's words, as a sentence's middle has them. None: an error without a number."""
     return os.strerror(error).lower() if error else "unknown error"
+
+
+def plain(text: str) -> str:
+    """`text` from outside, safe to show: what does not print (control characters, line ends, changes of direction,
+    bytes that were no UTF-8) is spelled out, so that it can neither add a line nor speak to a terminal.
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

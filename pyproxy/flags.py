@@ -3,11 +3,13 @@
 `-x v`, `-x=v`, `--x v` and `--x=v` are the same; a boolean flag takes a value only with `=`; a later flag wins.
 Parsed here and not by argparse: argparse has no such syntax, and importing it takes longer than the whole of
 what happens before dockerd's answer. Pure: arguments in, `Settings` out. Source: pkg.go.dev/flag.
+
+The subcommands' flags are argparse's (`engine/options.py`), written in the same ways and read by the same functions.
 """
 
 from __future__ import annotations
 
-from pyproxy.errors import FlagError, StartError
+from pyproxy.errors import FlagError, plain
 from pyproxy.published import PROTOCOLS, PublishedPort, parse_address
 
 # The flow table's cap. 16,384 flows are 16,384 descriptors; with a 4,096-byte socket each that is the order of
@@ -18,17 +20,47 @@ DEFAULT_UDP_MAX_FLOWS = 16_384
 # Most of a short round trip is going to sleep and being woken (bench/NOTES.md). Longer than a container needs to answer
 # a small request, shorter than anybody's sleep is worth.
 DEFAULT_BUSY_POLL_US = 60
+# A sleep of a millisecond has long been worth it: spinning for longer would only keep a processor from others.
+_MOST_BUSY_POLL_US = 1000
+
+# Limits are looked at four times within their length (listener.py), each time over all connections: with ten thousand
+# of them some 3 ms, so that at this length it is a tenth of a processor. A guess at "shorter than anybody needs".
+_SHORTEST_LIMIT_S = 0.1
 
 LOOPS = ("auto", "uvloop", "asyncio")
+
+# What is no flag. All else is dockerd's command line.
+SUBCOMMANDS = {
+    "engine": "serve every published port of this host in one process",
+    "ports": "list the ports that the engine serves",
+    "top": "watch what moves through them",
+    "drain": "refuse new clients of a port, keep the others",
+    "install": "have systemd run the engine, and dockerd use it",
+    "uninstall": "undo that",
+    "help": "this text, or that of a subcommand: pyproxy help drain",
+}
+
+_LISTED = "\n".join(f"  {name:22} {what}" for name, what in SUBCOMMANDS.items())
+
+_EXAMPLE = "pyproxy -host-port 1234 -container-ip 172.19.0.2 -container-port 1234"
+
+# To `pyproxy` alone.
+NOTHING_SAID = f"""\
+nothing to do: name a published port, as in
+  {_EXAMPLE}
+or a subcommand: {", ".join(SUBCOMMANDS)}."""
 
 USAGE = f"""\
 pyproxy carries the traffic of one published container port: clients connect to the host address, pyproxy
 relays to the container address. Stop it with Ctrl-C.
 
 Example:
-  pyproxy -host-port 1234 -container-ip 172.19.0.2 -container-port 1234
+  {_EXAMPLE}
 
 Usage: pyproxy [flags]
+       pyproxy subcommand [flags]
+
+Flags are written -x or --x, with their values after a space or a =.
   -proto tcp|udp|sctp    protocol (default tcp)
   -host-ip IP            address to serve; 0.0.0.0 is every IPv4 address, :: every IPv6 one (default 0.0.0.0)
   -host-port N           port to serve, 1 to 65535; 0 takes any free port and says which (required)
@@ -36,7 +68,7 @@ Usage: pyproxy [flags]
   -container-port N      the container's port, 1 to 65535 (required)
   -use-listen-fd         serve the socket that the parent passes as descriptor 4, instead of binding one
 
-Limits (seconds; 0: no limit):
+Limits (seconds, or with a unit: 1.5, 300ms, 5m, 1h30m; at least {_SHORTEST_LIMIT_S} s; 0: no limit):
   -connect-timeout S     give up dialing the container; 0 leaves it to the kernel, about 130 s (default 0)
   -idle-timeout S        end a TCP or SCTP connection on which nothing has moved (default 0)
   -half-closed-timeout S end a TCP connection of which one side has finished and nothing has moved (default 0)
@@ -53,6 +85,9 @@ Other:
   -v, -version           print the version
   -h, -help              print this text
 
+Subcommands:
+{_LISTED}
+
 UDP flows end 90 s after their last datagram in either direction. SIGUSR1 logs what has gone through so far.
 Messages go to stderr; where that is /dev/null, as under dockerd, to the system log as "pyproxy".
 """
@@ -63,12 +98,20 @@ _BOOLEANS = dict.fromkeys(("1", "t", "T", "true", "TRUE", "True"), True) | dict.
 
 _TEXT, _NUMBER, _SECONDS, _BOOLEAN = range(4)
 
-_FLAGS: dict[str, tuple[int, str | int | float | bool]] = {
+# Units of Go's time.ParseDuration, in seconds.
+_UNITS = {"ns": 1e-9, "us": 1e-6, "\u00b5s": 1e-6, "\u03bcs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
+
+# Longer than any host stays up; where a clock's arithmetic is exact still.
+_MOST_SECONDS = 1e9
+
+_Value = str | int | float | bool | None
+
+_FLAGS: dict[str, tuple[int, _Value]] = {
     "proto": (_TEXT, "tcp"),
     "host-ip": (_TEXT, "0.0.0.0"),
-    "host-port": (_NUMBER, -1),
+    "host-port": (_NUMBER, None),
     "container-ip": (_TEXT, "0.0.0.0"),
-    "container-port": (_NUMBER, -1),
+    "container-port": (_NUMBER, None),
     "use-listen-fd": (_BOOLEAN, False),
     "connect-timeout": (_SECONDS, 0.0),
     "idle-timeout": (_SECONDS, 0.0),
@@ -112,10 +155,7 @@ class Settings:
 
 
 def parse(arguments: list[str]) -> Settings:
-    """Read and check the arguments that follow the program's name.
-
-    FlagError for what Go's flag package would refuse, StartError for a value that no port can be served with.
-    """
+    """Read and check the arguments that follow the program's name. FlagError says in one line what is wrong."""
     values = _read(arguments)
     if values["h"] or values["help"]:
         return Settings("help")
@@ -127,21 +167,52 @@ def parse(arguments: list[str]) -> Settings:
         _one_of(values, "proto", PROTOCOLS),
         parse_address(str(values["host-ip"]), "-host-ip"),
         # A socket that the parent bound has its port already: dockerd repeats it, a person need not.
-        _whole(values, "host-port", lowest=0, highest=65_535, required=not settings.use_listen_fd),
+        _whole(values, "host-port", lowest=0, highest=65_535, missing=0 if settings.use_listen_fd else None),
         parse_address(str(values["container-ip"]), "-container-ip"),
-        _whole(values, "container-port", lowest=1, highest=65_535, required=True),
+        _whole(values, "container-port", lowest=1, highest=65_535),
     )
     settings.limits = Limits(
-        float(values["connect-timeout"]), float(values["idle-timeout"]), float(values["half-closed-timeout"])
+        _seconds(values, "connect-timeout"), _seconds(values, "idle-timeout"), _seconds(values, "half-closed-timeout")
     )
-    settings.udp_max_flows = _whole(values, "udp-max-flows", lowest=1, highest=1_000_000, required=True)
-    settings.busy_poll_s = _whole(values, "busy-poll", lowest=0, highest=1000, required=True) / 1e6
-    settings.workers = _whole(values, "workers", lowest=0, highest=64, required=True)
+    settings.udp_max_flows = _whole(values, "udp-max-flows", lowest=1, highest=1_000_000)
+    settings.busy_poll_s = _whole(values, "busy-poll", lowest=0, highest=_MOST_BUSY_POLL_US) / 1e6
+    settings.workers = _whole(values, "workers", lowest=0, highest=64)
     settings.loop = _one_of(values, "loop", LOOPS)
     return settings
 
 
-def _read(arguments: list[str]) -> dict[str, str | int | float | bool]:
+def seconds(text: str) -> float:
+    """`30`, `0.5`, or with units, as Go writes durations: `300ms`, `5m`, `1h30m`. ValueError says what would do."""
+    total, rest = 0.0, text
+    while rest:
+        number = _leading(rest, "0123456789.")
+        unit = _leading(rest[len(number) :], "nu\u00b5\u03bcmsh")
+        alone = number == text and text.isascii()
+        if not any(c.isdigit() for c in number) or number.count(".") > 1 or not (alone or unit in _UNITS):
+            break
+        total += float(number) * (1.0 if alone else _UNITS[unit])
+        rest = rest[len(number) + len(unit) :]
+    if rest or not text or total >= _MOST_SECONDS:
+        raise ValueError("give seconds, such as 30 or 0.5, or a unit, such as 300ms, 5m or 1h30m")
+    return total
+
+
+def busy_poll_us(text: str) -> int:
+    """Microseconds. ValueError says what would do."""
+    if not _is_decimal(text) or not int(text) <= _MOST_BUSY_POLL_US:
+        raise ValueError(f"give microseconds from 0, which is never, to {_MOST_BUSY_POLL_US}")
+    return int(text)
+
+
+def did_you_mean(text: str, known: list[str], dash: str = "") -> str:
+    """`: did you mean drain?`, where one of `known` is close to what was typed, or nothing."""
+    from difflib import get_close_matches  # 5 ms, once something is wrong
+
+    near = get_close_matches(text.replace("_", "-").lower(), known, n=1)
+    return f": did you mean {dash}{near[0]}?" if near else ""
+
+
+def _read(arguments: list[str]) -> dict[str, _Value]:
     values = {name: default for name, (_, default) in _FLAGS.items()}
     position = 0
     while position < len(arguments):
@@ -149,12 +220,12 @@ def _read(arguments: list[str]) -> dict[str, str | int | float | bool]:
         position += 1
         name = argument[2:] if argument.startswith("--") else argument[1:]
         if not argument.startswith("-") or not name:
-            raise FlagError(f"unexpected argument {argument!r}: every argument is a flag or a flag's value")
+            raise FlagError(_unexpected(argument, first=position == 1))
         if name[0] in "-=":
-            raise FlagError(f"bad flag syntax: {argument}")
+            raise FlagError(f"bad flag syntax: {plain(argument)}")
         name, equals, text = name.partition("=")
         if name not in _FLAGS:
-            raise FlagError(f"flag provided but not defined: -{name}")
+            raise FlagError(f"flag provided but not defined: -{plain(name)}{did_you_mean(name, list(_FLAGS), '-')}")
         kind = _FLAGS[name][0]
         if kind == _BOOLEAN:
             values[name] = _boolean(name, text) if equals else True
@@ -164,8 +235,15 @@ def _read(arguments: list[str]) -> dict[str, str | int | float | bool]:
                 raise FlagError(f"flag needs an argument: -{name}")
             text = arguments[position]
             position += 1
-        values[name] = text if kind == _TEXT else _number(name, text, kind)
+        values[name] = text if kind == _TEXT else _number(name, text) if kind == _NUMBER else _duration(name, text)
     return values
+
+
+def _unexpected(argument: str, *, first: bool) -> str:
+    # dockerd starts with a flag, so what comes first and is none was to be a subcommand.
+    near = did_you_mean(argument, list(SUBCOMMANDS)) if first else ""
+    near = near or did_you_mean(argument, list(_FLAGS), "-")
+    return f"unexpected argument {argument!r}{near or ': every argument is a flag or its value, or first a subcommand'}"
 
 
 def _boolean(name: str, text: str) -> bool:
@@ -174,37 +252,57 @@ def _boolean(name: str, text: str) -> bool:
     return _BOOLEANS[text]
 
 
-def _number(name: str, text: str, kind: int) -> int | float:
-    # Decimal only. Go would read 010 as 8 and 0x50 as 80: for a port both are likelier a slip than a wish.
+def _number(name: str, text: str) -> int:
     digits = text[1:] if text[:1] in ("-", "+") else text
-    whole, dot, fraction = digits.partition(".")
-    if not (whole.isascii() and whole.isdigit()) or (len(whole) > 1 and whole[0] == "0") or len(whole) > 9:
-        raise FlagError(f"invalid value {text!r} for flag -{name}: give a decimal number")
-    if kind == _NUMBER:
-        if dot:
-            raise FlagError(f"invalid value {text!r} for flag -{name}: give a whole number")
-        return int(text)
-    if dot and not (fraction.isascii() and fraction.isdigit()):
-        raise FlagError(f"invalid value {text!r} for flag -{name}: give seconds, such as 30 or 0.5")
-    if text[0] == "-":
-        raise StartError(f"-{name} {text} is negative: give seconds, or 0 for no limit")
-    return float(text)
+    if not _is_decimal(digits):
+        wish = "whole" if digits.replace(".", "", 1).isdigit() else "decimal"
+        raise FlagError(f"invalid value {text!r} for flag -{name}: give a {wish} number")
+    return int(text)
 
 
-def _whole(values: dict[str, str | int | float | bool], name: str, *, lowest: int, highest: int, required: bool) -> int:
-    value = values[name]
-    assert isinstance(value, int)
-    if value == -1 and _FLAGS[name][1] == -1:
-        if required:
-            raise StartError(f"-{name} is missing: give a number from {lowest} to {highest}")
-        return 0
-    if not lowest <= value <= highest:
-        raise StartError(f"-{name} {value} is out of range: give a number from {lowest} to {highest}")
+def _duration(name: str, text: str) -> float:
+    negative = text[:1] == "-"
+    try:
+        value = seconds(text[1:] if text[:1] in ("-", "+") else text)
+    except ValueError as exc:
+        raise FlagError(f"invalid value {text!r} for flag -{name}: {exc}") from exc
+    if negative and value:
+        raise FlagError(f"-{name} {text} is negative: give seconds, or 0 for no limit")
+    if 0 < value < _SHORTEST_LIMIT_S:
+        raise FlagError(f"-{name} {text} is too short: give {_SHORTEST_LIMIT_S} s or more, or 0 for no limit")
     return value
 
 
-def _one_of(values: dict[str, str | int | float | bool], name: str, known: tuple[str, ...]) -> str:
+def _is_decimal(digits: str) -> bool:
+    # Go would read 010 as 8 and 0x50 as 80: for a port both are likelier a slip than a wish.
+    return digits.isascii() and digits.isdigit() and (digits[0] != "0" or digits == "0") and len(digits) <= 9
+
+
+def _leading(text: str, letters: str) -> str:
+    """What `text` begins with, of these letters."""
+    return text[: len(text) - len(text.lstrip(letters))]
+
+
+def _whole(values: dict[str, _Value], name: str, *, lowest: int, highest: int, missing: int | None = None) -> int:
+    value = values[name]
+    if value is None:
+        if missing is None:
+            raise FlagError(f"-{name} is missing: give a number from {lowest} to {highest}")
+        return missing
+    assert isinstance(value, int)
+    if not lowest <= value <= highest:
+        raise FlagError(f"-{name} {value} is out of range: give a number from {lowest} to {highest}")
+    return value
+
+
+def _seconds(values: dict[str, _Value], name: str) -> float:
+    value = values[name]
+    assert isinstance(value, float)
+    return value
+
+
+def _one_of(values: dict[str, _Value], name: str, known: tuple[str, ...]) -> str:
     value = str(values[name])
     if value not in known:
-        raise StartError(f"-{name} {value!r} is not known: give {', '.join(known[:-1])} or {known[-1]}")
+        raise FlagError(f"-{name} {value!r} is not known: give {', '.join(known[:-1])} or {known[-1]}")
     return value

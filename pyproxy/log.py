@@ -13,6 +13,7 @@ import select
 import stat
 import time
 
+from pyproxy.errors import plain
 from pyproxy.ratelimit import RateLimit
 
 _SYSTEM_LOG = "/dev/log"
@@ -32,7 +33,7 @@ class Log:
     def __init__(self, name: str, *, system_log: str = _SYSTEM_LOG) -> None:
         self._name = name
         self._limit = RateLimit()
-        self._system_log = system_log if _stderr_is_null() else None
+        self._system_log = system_log if stderr_is_null() else None
 
     def info(self, text: str) -> None:
         self._write(_INFO, text)
@@ -48,7 +49,8 @@ class Log:
         self._write(_WARNING, text + (f" ({held_back} more like it since the last such line)" if held_back else ""))
 
     def _write(self, severity: int, text: str) -> None:
-        line = f"{self._name}: {text}"
+        # Lines of ours, as a traceback has, stay lines; nothing in them speaks to a terminal.
+        line = "\n".join(plain(each) for each in f"{self._name}: {text}".split("\n"))
         try:
             if self._system_log is None:
                 # Never blocking either: a terminal that is held, or a pipe that nobody reads, must not stop traffic.
@@ -60,14 +62,16 @@ class Log:
             sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_DGRAM | _socket.SOCK_NONBLOCK)
             try:
                 message = f"<{_DAEMON | severity}>pyproxy[{os.getpid()}]: {line}"
-                sock.sendto(message.encode(), self._system_log)
+                # An argument that is not UTF-8 is quoted here and there.
+                sock.sendto(message.encode(errors="backslashreplace"), self._system_log)
             finally:
                 sock.close()
         except OSError:
             return  # no log daemon, or stderr closed: see the module's first lines
 
 
-def _stderr_is_null() -> bool:
+def stderr_is_null() -> bool:
+    """Whether nobody could read there what we write."""
     try:
         found = os.fstat(_STDERR_FD)
     except OSError:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import _socket
 
-from pyproxy.errors import StartError
+from pyproxy.errors import FlagError
 
 TCP = "tcp"
 UDP = "udp"
@@ -20,7 +20,7 @@ _MAPPED_PREFIX = b"\0" * 10 + b"\xff\xff"
 
 def parse_address(text: str, flag: str) -> str:
     """Return the address in its shortest form. A mapped address (`::ffff:1.2.3.4`) becomes the IPv4 address it is,
-    as Go's net.ParseIP has it. A zone (`fe80::1%eth0`) is kept. StartError names `flag`.
+    as Go's net.ParseIP has it. A zone (`fe80::1%eth0`) is kept. FlagError names `flag`.
     """
     address, percent, zone = text.partition("%")
     try:
@@ -28,9 +28,11 @@ def parse_address(text: str, flag: str) -> str:
             if percent:
                 raise OSError
             return _socket.inet_ntop(_socket.AF_INET, _socket.inet_pton(_socket.AF_INET, address))
+        if not zone.isprintable():  # it goes into messages and lists; such an interface has a number too
+            raise ValueError
         packed = _socket.inet_pton(_socket.AF_INET6, address)
     except (OSError, ValueError) as exc:
-        raise StartError(f"{flag} {text!r} is not an IP address: give one such as 127.0.0.1 or ::1") from exc
+        raise FlagError(f"{flag} {text!r} is not an IP address: give one such as 127.0.0.1 or ::1") from exc
     if packed.startswith(_MAPPED_PREFIX):
         return _socket.inet_ntop(_socket.AF_INET, packed[12:])
     return _socket.inet_ntop(_socket.AF_INET6, packed) + percent + zone

@@ -26,7 +26,7 @@ from bench.__main__ import choose_scenarios
 from bench.compare import compare, print_comparison
 from bench.iperf import IperfError, bits_per_second
 from bench.peers import Direct, Dnat, DockerProxy, DockerProxyLike, NextDockerProxy, Peer, Running, known_peers
-from bench.report import README_BEGIN, README_END, markdown, number, readme_section, rows, update_readme
+from bench.report import README_BEGIN, README_END, markdown, number, print_table, readme_section, rows, update_readme
 from bench.results import ResultsError, Run
 from bench.run import least_certain, measure_all, measure_round, rounds_of_all, takes_part, turns_order
 from bench.scenarios import FIGURES, SCENARIOS, Scenario
@@ -271,6 +271,15 @@ def test_two_runs_are_compared_ratio_by_ratio(capsys: pytest.CaptureFixture[str]
     assert {each.peer for each in compare(first, second, ["direct", "pyproxy"])} == {"direct", "pyproxy"}
     print_comparison(first, second, ["pyproxy"], Console(width=200))
     assert "primary figures (bold): 0 of 1 that both tell agree within 15%" in capsys.readouterr().out
+
+
+def test_a_peers_name_is_text_and_no_markup(capsys: pytest.CaptureFixture[str]) -> None:
+    name = "[b]:smile:[/b]"
+    run = new_run(tcp_connect={peer: [{"per_s": 1.0, "p50_us": 1.0}] * 5 for peer in (name, "docker-proxy")})
+    print_table(run, Console(width=200))
+    print_comparison(run, run, [name, "docker-proxy"], Console(width=200))
+    said = capsys.readouterr().out
+    assert said.count(name) >= 2
 
 
 def test_what_both_runs_tell_is_counted_by_itself(capsys: pytest.CaptureFixture[str]) -> None:

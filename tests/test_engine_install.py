@@ -12,14 +12,14 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyproxy.engine import daemonjson, unit
+from pyproxy.engine import daemonjson, install, unit
 from pyproxy.engine.client import ask
 from tests.support.engine import STUB, is_stub, running_engine, stub
 from tests.support.parent import exchange_tcp, passed_socket
@@ -29,6 +29,7 @@ from tests.test_engine import LOCAL, free, run_dir
 
 __all__ = ["run_dir"]
 
+TREE = Path(__file__).parents[1]
 UNIT = Path("etc/systemd/system/pyproxy.service")
 DAEMON = Path("etc/docker/daemon.json")
 
@@ -95,6 +96,204 @@ def test_a_proxy_path_that_was_there_comes_back(root: Path) -> None:
     assert (root / DAEMON).read_text() == before
 
 
+@pytest.mark.parametrize("since", ['{"userland-proxy-path": "/opt/other"}', "{}"])
+@pytest.mark.parametrize("before", [None, '{"userland-proxy-path": "/opt/first"}'])
+def test_a_proxy_path_that_was_set_since_is_not_taken_back(root: Path, before: str | None, since: str) -> None:
+    if before is not None:
+        (root / DAEMON).write_text(before)
+    assert pyproxy("install", "--yes", "--root", str(root)).returncode == 0
+    (root / DAEMON).write_text(since)
+    done = pyproxy("uninstall", "--yes", "--root", str(root))
+    assert done.returncode == 0
+    assert (root / DAEMON).read_text() == since
+    assert not (root / UNIT).exists()
+    assert ('is "/opt/other" now, which is not ours: it stays.' in done.stdout) == ("other" in since)
+
+
+def test_a_proxy_path_that_was_set_since_comes_back_after_another_installation(root: Path) -> None:
+    assert pyproxy("install", "--yes", "--root", str(root)).returncode == 0
+    (root / DAEMON).write_text(since := '{"userland-proxy-path": "/opt/other"}')
+    assert pyproxy("install", "--yes", "--root", str(root)).returncode == 0
+    assert json.loads((root / DAEMON).read_text()) == {"userland-proxy-path": STUB}
+    assert pyproxy("uninstall", "--yes", "--root", str(root)).returncode == 0
+    assert (root / DAEMON).read_text() == since
+
+
+def exec_start(root: Path) -> str:
+    return next(line for line in (root / UNIT).read_text().splitlines() if line.startswith("ExecStart="))
+
+
+def test_the_engines_flags_are_kept_in_the_unit_by_later_installations(root: Path) -> None:
+    def install(*arguments: str) -> None:
+        done = pyproxy("install", "--yes", "--root", str(root), *arguments)
+        assert done.returncode == 0, done.stderr
+
+    install("-metrics", ":9100", "--drain=5m")
+    assert exec_start(root) == f"ExecStart={PROGRAM} engine --drain=5m --metrics=:9100"
+    install()
+    assert exec_start(root) == f"ExecStart={PROGRAM} engine --drain=5m --metrics=:9100"
+    install("--drain", "10", "--busy-poll", "0")
+    assert exec_start(root) == f"ExecStart={PROGRAM} engine --drain=10 --metrics=:9100 --busy-poll=0"
+    install("--defaults", "--loop=asyncio")
+    assert exec_start(root) == f"ExecStart={PROGRAM} engine --loop=asyncio"
+
+
+def test_flags_that_the_administrator_wrote_into_the_unit_are_kept_or_named(root: Path) -> None:
+    assert pyproxy("install", "--yes", "--root", str(root)).returncode == 0
+    text = (root / UNIT).read_text()
+    (root / UNIT).write_text(text.replace(" engine\n", ' engine -drain 7 "--metrics" :9\n'))
+    assert pyproxy("install", "--yes", "--root", str(root)).returncode == 0
+    assert exec_start(root) == f"ExecStart={PROGRAM} engine --drain=7 --metrics=:9"
+    (root / UNIT).write_text(text.replace(" engine\n", " engine --run-dir /x\n"))
+    done = pyproxy("install", "--yes", "--root", str(root))
+    assert done.returncode == 1
+    assert "unknown argument --run-dir" in done.stderr
+    assert "--defaults" in done.stderr
+    assert pyproxy("install", "--defaults", "--yes", "--root", str(root)).returncode == 0
+
+
+def test_without_the_userland_proxy_there_is_nothing_to_install(root: Path) -> None:
+    (root / DAEMON).write_text('{"userland-proxy": false}')
+    untouched = files_below(root)
+    done = pyproxy("install", "--yes", "--root", str(root))
+    assert done.returncode == 1
+    assert '"userland-proxy": false, so dockerd would never start a proxy' in done.stderr
+    assert done.stdout == ""
+    assert files_below(root) == untouched
+    (root / DAEMON).write_text('{"userland-proxy": true}')
+    assert pyproxy("install", "--yes", "--root", str(root)).returncode == 0
+
+
+def test_install_wants_what_the_engine_needs_before_it_shows_anything(root: Path, tmp_path: Path) -> None:
+    program = bare_installation(tmp_path / "bare")
+    done = subprocess.run(
+        [program, "install", "--yes", "--root", str(root)],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert "the engine would not start: pyproxy engine needs aiohttp, which is not installed: " in done.stderr
+    assert not (root / UNIT).exists()
+
+
+def bare_installation(folder: Path, python: str = sys.executable) -> str:
+    """pyproxy's own files in a virtual environment with nothing else in it; the program."""
+    subprocess.run([python, "-m", "venv", "--without-pip", folder], check=True)
+    [packages] = folder.glob("lib/python*/site-packages")
+    shutil.copytree(TREE / "pyproxy", packages / "pyproxy")
+    for script in (TREE / "bin").iterdir():
+        (folder / "bin" / script.name).write_text(script.read_text().replace("#!python", f"#!{folder}/bin/python"))
+        (folder / "bin" / script.name).chmod(0o755)
+    return str(folder / "bin" / "pyproxy")
+
+
+def test_a_place_that_the_unit_does_not_see_is_refused(tmp_path: Path) -> None:
+    """Of this machine only what is there is read: a dry run."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        program = bare_installation(Path(folder) / "bare")
+        done = subprocess.run(
+            [program, "install", "--dry-run"], capture_output=True, text=True, timeout=PATIENCE_S, check=False
+        )
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert f"{program} is hidden from the engine's unit" in done.stderr
+    assert "/opt/pyproxy" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("path", "hidden"),
+    [
+        ("/tmp/x/bin/python", True),
+        ("/var/tmp/x", True),
+        ("/opt/tmp/x", False),
+        ("/tmpx/y", False),
+        ("/home/u/x", False),
+    ],
+)
+def test_what_private_tmp_hides(path: str, hidden: bool) -> None:
+    assert unit.is_hidden(PurePath(path)) == hidden
+
+
+@pytest.mark.parametrize(
+    ("mode", "owner", "group", "is_open"),
+    [
+        (stat.S_IFDIR | 0o700, 0, 0, True),
+        (stat.S_IFDIR | 0o700, 1000, 1000, False),
+        (stat.S_IFDIR | 0o750, 1000, 0, True),
+        (stat.S_IFDIR | 0o711, 1000, 1000, True),
+        (stat.S_IFREG | 0o644, 1000, 1000, True),
+        (stat.S_IFREG | 0o640, 1000, 1000, False),
+        (stat.S_IFREG | 0o044, 0, 0, False),
+    ],
+)
+def test_the_units_root_has_no_right_to_other_users_files(mode: int, owner: int, group: int, is_open: bool) -> None:
+    assert unit.is_open_to_the_unit(mode, owner, group) == is_open
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="becomes somebody else, which takes root")
+def test_who_may_not_write_is_told_before_anything_is_shown(root: Path) -> None:
+    nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        # Not with the interpreter of the tests: it may be in root's home.
+        program = bare_installation(Path(folder) / "bare", "/usr/bin/python3")
+        done = subprocess.run(
+            [*nobody, program, "install", "--root", folder], capture_output=True, text=True, timeout=PATIENCE_S,
+            check=False, cwd="/", stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert "is not yours to change: run this as root, or with --dry-run" in done.stderr
+
+
+def test_what_was_written_is_taken_back_when_the_rest_fails(root: Path) -> None:
+    (root / DAEMON).symlink_to(root / "no/such/folder/daemon.json")
+    done = pyproxy("install", "--yes", "--root", str(root))
+    assert done.returncode == 1
+    assert "cannot be written" in done.stderr
+    assert done.stderr.endswith("; nothing is changed\n")
+    assert files_below(root) == {}
+    assert not (root / "etc/systemd").exists()
+
+
+def test_a_command_that_fails_takes_everything_back_in_the_opposite_order(tmp_path: Path) -> None:
+    """systemctl is what fails in earnest; that takes a machine that systemd runs."""
+    path, log = tmp_path / "unit", tmp_path / "log"
+
+    def noted(word: str) -> list[str]:
+        return ["sh", "-c", f"echo {word} $(cat {path} 2>/dev/null) >>{log}"]
+
+    steps = [
+        install.command_step(undo=[noted("reload")]),
+        install.file_step(install.Change(path, None, "text")),
+        install.command_step(noted("enable"), ["false"], undo=[noted("disable")]),
+    ]
+    with pytest.raises(install.InstallError, match=r"^false failed with status 1; nothing is changed$"):
+        install.carry_out(steps)
+    assert log.read_text().splitlines() == ["enable text", "disable text", "reload"]
+    assert not path.exists()
+
+
+def test_what_cannot_be_taken_back_is_named(tmp_path: Path) -> None:
+    steps = [install.command_step(["false"], undo=[["sh", "-c", "exit 3"]])]
+    with pytest.raises(install.InstallError) as failed:
+        install.carry_out(steps)
+    assert str(failed.value) == (
+        "false failed with status 1; and this could not be taken back: sh -c 'exit 3' failed with status 3"
+    )
+
+
+def test_what_somebody_else_writes_meanwhile_is_not_overwritten(tmp_path: Path) -> None:
+    path = tmp_path / "daemon.json"
+    path.write_text("theirs")
+    with pytest.raises(install.InstallError, match="has just been changed by somebody else: run this again"):
+        install.carry_out([install.file_step(install.Change(path, "as it was read", "ours"))])
+    assert path.read_text() == "theirs"
+
+
 def test_what_others_have_changed_in_the_meantime_stays(root: Path) -> None:
     assert pyproxy("install", "--yes", "--root", str(root)).returncode == 0
     found = json.loads((root / DAEMON).read_text()) | {"debug": True}
@@ -132,6 +331,25 @@ def test_a_person_is_asked_after_the_change_was_shown(root: Path, answer: str, m
     os.close(ours)
     assert said.index(b"+Restart=always") < said.index(b"Make these changes?")
     assert (root / UNIT).exists() == made
+
+
+@pytest.mark.parametrize("key", [b"\x04", b"\x03"], ids=["Ctrl-D", "Ctrl-C"])
+def test_who_leaves_at_the_question_has_changed_nothing(root: Path, key: bytes) -> None:
+    ours, theirs = pty.openpty()
+    # Ctrl-C is a signal only on a terminal that is the session's.
+    command = ["setsid", "--ctty", PROGRAM, "install", "--root", str(root)]
+    with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs) as process:
+        said = ""
+        while "Make these changes?" not in said:
+            said += os.read(ours, 1 << 16).decode()
+        os.write(ours, key)
+        assert process.wait(PATIENCE_S) == 1
+        said += os.read(ours, 1 << 16).decode()
+        os.close(theirs)
+    os.close(ours)
+    assert said.splitlines()[-1] == "pyproxy install: nothing is changed"
+    assert "Traceback" not in said
+    assert files_below(root) == {}
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"a": 1,}', "nonsense"])
@@ -188,7 +406,7 @@ def test_the_key_is_replaced_where_it_stands(position: int, indent: int | None) 
 
 
 def test_a_program_with_an_odd_path_is_quoted() -> None:
-    text = unit.text_of('/opt/my "py" 100%/pyproxy', {})
+    text = unit.text_of('/opt/my "py" 100%/pyproxy', [], {})
     assert 'ExecStart="/opt/my \\"py\\" 100%%/pyproxy" engine\n' in text
 
 
@@ -285,16 +503,26 @@ def test_what_systemd_is_told(run_dir: Path, monkeypatch: pytest.MonkeyPatch) ->
             assert systemd.recv(1000) == b"STOPPING=1"
 
 
-def test_install_needs_no_more_than_pyproxy_itself() -> None:
+def test_uninstall_needs_no_more_than_pyproxy_itself(root: Path) -> None:
+    assert pyproxy("install", "--yes", "--root", str(root)).returncode == 0
     program = (
         "import sys\nfor name in ('aiohttp', 'prometheus_client', 'rich'): sys.modules[name] = None\n"
         "from pyproxy.__main__ import main; main()"
     )
     done = subprocess.run(
-        [sys.executable, "-c", program, "install", "--dry-run", "--root", "/nonexistent"],
+        [sys.executable, "-c", program, "uninstall", "--yes", "--root", str(root)],
         capture_output=True, text=True, timeout=PATIENCE_S, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
+    assert files_below(root) == {}
+
+
+def test_an_engine_that_cannot_start_is_not_started_for_ever() -> None:
+    """What is typed wrong, what is missing and what systemd cannot execute; a crash is none of these."""
+    [line] = [line for line in unit.text_of(PROGRAM, [], {}).splitlines() if line.startswith("RestartPrevent")]
+    assert line.split("=")[1].split() == ["2", "78", "203"]
+    assert "Restart=always\n" in unit.text_of(PROGRAM, [], {})
+    assert pyproxy("engine", "--no-such-flag").returncode == 2
 
 
 @pytest.mark.skipif(shutil.which("shellcheck") is None, reason="shellcheck is not installed here")

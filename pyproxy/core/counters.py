@@ -53,6 +53,9 @@ class Counters:
         """All of them, in the order of `__slots__`."""
         return tuple(getattr(self, name) for name in self.__slots__)
 
+    def as_dict(self) -> dict[str, int]:
+        return {name: getattr(self, name) for name in self.__slots__}
+
     def add(self, values: Sequence[int]) -> None:
         """Add what another's `values` gave; more than those is left alone."""
         for name, value in zip(self.__slots__, values, strict=False):
@@ -62,11 +65,22 @@ class Counters:
         """One line of what is not zero, for a person."""
         moved = f"{_size(self.bytes_up)} up, {_size(self.bytes_down)} down"
         words = [
-            f"{value} {name.replace('_', ' ')}"
+            _counted(value, name)
             for name in self.__slots__
             if not name.startswith("bytes") and (value := getattr(self, name))
         ]
         return ", ".join([moved, *words])
+
+
+def counted(count: int, noun: str) -> str:
+    """`1 connection`, `2 connections`."""
+    return f"{count} {noun}" + ("" if count == 1 else "s")
+
+
+def _counted(count: int, name: str) -> str:
+    """`connections_failed` as `1 connection failed`; `out_of_descriptors` as it is."""
+    noun, *rest = name.split("_")
+    return " ".join([counted(count, noun[:-1]) if noun.endswith("s") else f"{count} {noun}", *rest])
 
 
 def _size(count: int) -> str:

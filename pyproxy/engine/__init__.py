@@ -8,14 +8,22 @@ dockerd starts `bin/pyproxy-stub` for each port, a shell script that costs about
     port.py        one published port being served
     ports.py       all of them, by name and by stub
     nudge.py       a signal that a shell may have missed
+    slices.py      long work in short steps
     core.py        publish, unpublish, outlive
     handover.py    the sockets go to a new engine, which takes over
+    conversation.py  words between two engines
+    draining.py    an earlier engine, until its connections have ended
+    reporting.py   what that one says of them
     control.py     HTTP on a UNIX socket: what is served, and how it goes
     metrics.py     the same for Prometheus
     notify.py      what systemd is told
     dispatch.py    which subcommand, and what it needs
+    options.py     subcommands' flags, and the engine's
+    extra.py       where the libraries come from that it needs
     command.py     `pyproxy engine`
     client.py      `pyproxy ports`, `top` and `drain`
+    tables.py      which columns and rows fit a terminal                       (pure)
+    top.py         a terminal that is drawn on, and left as it was
     install.py     `pyproxy install` and `uninstall`
     unit.py        the systemd unit                                            (pure)
     daemonjson.py  one key of dockerd's configuration                          (pure)
@@ -23,8 +31,9 @@ dockerd starts `bin/pyproxy-stub` for each port, a shell script that costs about
 The run directory has two FIFOs. Into `requests` stubs write one line each time: `serve`, `stop` or `solo`, the process
 id, and the command line they were started with. The engine answers by a signal: SIGUSR1 is yes, SIGUSR2 is no. To wait
 for it a stub starts `sleep` and waits for that, which POSIX has a trapped signal interrupt; no answer before the sleep
-has ended is the same as no. `alive` carries nothing: only engines hold its write end, stubs wait in `read`, and end of
-file tells every stub at once, whatever ended the engine, that there is none.
+has ended is the same as no. A shell cannot trap a signal that was ignored when it was started: such a stub starts once
+more, without (`env --default-signal`), or becomes pyproxy. `alive` carries nothing: only engines hold its write end,
+stubs wait in `read`, and end of file tells every stub at once, whatever ended the engine, that there is none.
 
 Who decides what:
 
@@ -34,6 +43,7 @@ Who decides what:
 - A stub that becomes pyproxy writes `solo` first. The engine drops what it has of that port, if it ever wakes up.
 - Requests outlive the engine: a stub that finds its engine gone writes again into the FIFO it still holds open, and
   the next engine finds the lines waiting there.
+- A parked stub that is told no serves its port itself: an engine has taken over, and cannot serve that one.
 - A stop is `stop`, then the engine's copy of the socket is closed, then the signal, then the stub's exit: dockerd may
   give the port to somebody else at that moment.
 

@@ -6,52 +6,48 @@ import argparse
 import contextlib
 import http.client
 import json
-import signal
+import os
+import shutil
 import socket
 import sys
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from rich.console import Console
-from rich.live import Live
-from rich.table import Table
-
+from pyproxy.engine.options import Parser, typed
 from pyproxy.engine.rundir import default_path
+from pyproxy.errors import plain
+from pyproxy.flags import seconds
 
 # An engine that serves answers in milliseconds.
 _PATIENCE_S = 5.0
+
+_SHORTEST_INTERVAL_S = 0.05
 
 
 class ClientError(Exception):
     """The engine does not answer, or not as wished. The text says what to do."""
 
 
-class Rates(NamedTuple):
-    """Of one port, between two looks; bytes and connections (or flows) per second."""
-
-    up_per_s: float
-    down_per_s: float
-    new_per_s: float
-
-
 def ports(arguments: list[str]) -> int:
     """`pyproxy ports`"""
     parser = _parser("ports", "List the ports that the engine serves.")
     parser.add_argument("--json", action="store_true", help="the control API's own words")
-    options = parser.parse_args(arguments)
+    options = parser.read(arguments)
     return _reported(lambda: _ports(options))
 
 
 def top(arguments: list[str]) -> int:
     """`pyproxy top`"""
-    parser = _parser("top", "Watch the ports: rates, connections, flows, errors. Ends with Ctrl-C.")
-    parser.add_argument("--interval", type=float, default=1.0, metavar="S", help="seconds between looks (default 1)")
-    parser.add_argument("--count", type=int, default=0, metavar="N", help="end after N looks (default: never)")
-    options = parser.parse_args(arguments)
-    if options.interval <= 0:
-        parser.error("--interval: give more than 0 seconds")
+    from pyproxy.engine.tables import ORDERS
+
+    parser = _parser("top", "Watch the ports: rates, connections, flows, errors. Ends with q or Ctrl-C.")
+    parser.add_argument("--interval", type=typed(_interval), default=1.0, metavar="S",
+                        help="seconds between looks (default 1)")  # fmt: skip
+    parser.add_argument("--count", type=typed(_count), default=0, metavar="N",
+                        help="end after N looks; 0: never (default 0)")  # fmt: skip
+    parser.add_argument("--sort", choices=ORDERS, default="traffic", help="what comes first (default traffic)")
+    options = parser.read(arguments)
     return _reported(lambda: _top(options))
 
 
@@ -61,7 +57,7 @@ def drain(arguments: list[str]) -> int:
         "drain", "Refuse new clients of a TCP port from now on; those that are connected stay. Its container goes on."
     )
     parser.add_argument("port", help="its number, as in 80 or 80/tcp, or its name as `pyproxy ports` has it")
-    options = parser.parse_args(arguments)
+    options = parser.read(arguments)
     return _reported(lambda: _drain(options))
 
 
@@ -89,15 +85,6 @@ def ask(run_dir: Path, method: str, path: str, body: object = None) -> Any:
     return said
 
 
-def rates(before: dict[str, Any], after: dict[str, Any], seconds: float) -> Rates:
-    """Between two descriptions of one port, `seconds` apart. Pure."""
-
-    def each(name: str) -> float:
-        return float((after["totals"][name] - before["totals"][name]) / seconds)
-
-    return Rates(each("bytes_up"), each("bytes_down"), each("connections") + each("flows"))
-
-
 class _UnixConnection(http.client.HTTPConnection):
     """HTTP to a UNIX socket."""
 
@@ -111,117 +98,72 @@ class _UnixConnection(http.client.HTTPConnection):
         self.sock.connect(str(self._path))
 
 
-def _parser(name: str, about: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(f"pyproxy {name}", description=about)
+def _parser(name: str, about: str) -> Parser:
+    parser = Parser(name, about)
     parser.add_argument("--run-dir", type=Path, default=default_path(), metavar="DIR",
                         help="the engine's (default: %(default)s)")  # fmt: skip
     return parser
 
 
-def _reported(run: Any) -> int:
+def _interval(text: str) -> float:
+    # Each look is work for the engine too.
+    if (value := seconds(text)) < _SHORTEST_INTERVAL_S:
+        raise ValueError(f"give {_SHORTEST_INTERVAL_S} s or more")
+    return value
+
+
+def _count(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) < 10):
+        raise ValueError("give a whole number")
+    return int(text)
+
+
+def _reported(run: Callable[[], None]) -> int:
     try:
         run()
     except ClientError as exc:
-        print(f"pyproxy: {exc}", file=sys.stderr)
+        print(f"pyproxy: {plain(str(exc))}", file=sys.stderr)
         return 1
-    except BrokenPipeError:  # `pyproxy ports | head`
-        sys.stderr.close()
     return 0
 
 
 def _ports(options: argparse.Namespace) -> None:
-    found = ask(options.run_dir, "GET", "/ports")
     if options.json:
-        print(json.dumps(found["ports"], indent=2))
+        said = ask(options.run_dir, "GET", "/ports")
+        print(json.dumps([*said["ports"], *said.get("draining", [])], indent=2))
         return
-    table = Table("port", "container", "live", "so far", "up", "down", "failed", "process", box=None, pad_edge=False)
-    for column in table.columns[2:]:
-        column.justify = "right"
-    for port in sorted(found["ports"], key=lambda port: (port["host_port"], port["name"])):
-        totals = port["totals"]
-        table.add_row(
-            port["name"] + (" (draining)" if port["draining"] else ""),
-            _container(port),
-            str(port["live"]),
-            str(totals["connections"] + totals["flows"]),
-            _bytes(totals["bytes_up"]),
-            _bytes(totals["bytes_down"]),
-            str(_errors(totals)),
-            str(port["pid"] or "-"),
-        )
-    _console().print(table)
+    from pyproxy.engine.tables import all_ports, ports_table
+
+    found = all_ports(ask(options.run_dir, "GET", "/ports"))
+    if not found:
+        print("The engine serves no ports yet: those of containers that are started from now on come here.")
+        return
+    # Piped, a table must not be cut to a terminal's columns.
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    print(*ports_table(found, width), sep="\n")
 
 
 def _top(options: argparse.Namespace) -> None:
-    # Ctrl-C is how it is meant to end.
-    signal.signal(signal.SIGINT, lambda _number, _frame: sys.exit(0))
-    looks = 0
-    before: dict[str, Any] = {}
-    then = time.monotonic()
-    console = _console()
-    with Live(console=console, auto_refresh=False) if console.is_terminal else contextlib.nullcontext() as screen:
-        while not options.count or looks < options.count:
-            if looks:
-                time.sleep(max(0.0, then + options.interval - time.monotonic()))
-            found = {port["name"]: port for port in ask(options.run_dir, "GET", "/ports")["ports"]}
-            now = time.monotonic()
-            table = _top_table(before, found, now - then if looks else 0.0)
-            if screen is not None:
-                screen.update(table, refresh=True)
-            else:
-                console.print(table)
-            before, then = found, now
-            looks += 1
+    from pyproxy.engine.tables import all_ports
+    from pyproxy.engine.top import print_tables, watch
 
+    def look() -> list[dict[str, Any]]:
+        return all_ports(ask(options.run_dir, "GET", "/ports"))
 
-def _top_table(before: dict[str, Any], found: dict[str, Any], seconds: float) -> Table:
-    table = Table("port", "live", "new/s", "up/s", "down/s", "failed", "reset", "dropped", box=None, pad_edge=False)
-    for column in table.columns[1:]:
-        column.justify = "right"
-    rows = []
-    for name, port in found.items():
-        moving = rates(before[name], port, seconds) if name in before and seconds else Rates(0.0, 0.0, 0.0)
-        rows.append((moving.up_per_s + moving.down_per_s, port["live"], name, moving))
-    for _, live, name, moving in sorted(rows, key=lambda row: (-row[0], -row[1], row[2])):
-        totals = found[name]["totals"]
-        table.add_row(
-            name,
-            str(live),
-            f"{moving.new_per_s:.0f}",
-            _bytes(moving.up_per_s),
-            _bytes(moving.down_per_s),
-            str(totals["connections_failed"]),
-            str(totals["connections_reset"]),
-            str(totals["datagrams_dropped"]),
-        )
-    return table
+    if sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb":
+        watch(look, options.sort, options.interval, options.count, ClientError)
+    else:
+        with contextlib.suppress(KeyboardInterrupt):  # which is how it is meant to end
+            print_tables(look, options.sort, options.interval, options.count)
 
 
 def _drain(options: argparse.Namespace) -> None:
     for port in ask(options.run_dir, "POST", "/drain", {"port": options.port})["ports"]:
-        print(f"{port['name']}: new clients are refused, {port['live']} connections stay")
+        print(f"{plain(port['name'])}: new clients are refused, {_staying(port['live'])}")
 
 
-def _console() -> Console:
-    # Piped, a table must not be cut to a terminal's 80 columns.
-    return Console() if sys.stdout.isatty() else Console(width=160)
-
-
-def _container(port: dict[str, Any]) -> str:
-    ip = port["container_ip"]
-    return f"[{ip}]:{port['container_port']}" if ":" in ip else f"{ip}:{port['container_port']}"
-
-
-def _errors(totals: dict[str, int]) -> int:
-    return totals["connections_failed"] + totals["connections_timed_out"] + totals["datagrams_dropped"]
-
-
-def _bytes(count: float) -> str:
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.0f} B" if unit == "B" else f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:.3g} TB"
+def _staying(live: int) -> str:
+    return "1 connection stays" if live == 1 else f"{live} connections stay"
 
 
 COMMANDS: dict[str, Any] = {"ports": ports, "top": top, "drain": drain}

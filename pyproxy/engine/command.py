@@ -16,12 +16,14 @@ from pathlib import Path
 from typing import NoReturn
 
 from pyproxy import __version__
+from pyproxy.core.counters import counted
 from pyproxy.engine.control import Control
 from pyproxy.engine.core import Engine, Options
 from pyproxy.engine.handover import Handover, Takeover
 from pyproxy.engine.notify import tell_systemd
+from pyproxy.engine.options import Parser, add_engine_options
 from pyproxy.engine.rundir import EngineRunsError, RunDir, RunDirError, default_path
-from pyproxy.flags import DEFAULT_BUSY_POLL_US, LOOPS
+from pyproxy.interpreter import successors
 from pyproxy.log import Log
 from pyproxy.relay.loop import new_loop, raise_descriptor_limit
 
@@ -33,7 +35,12 @@ Serve every published port of this host in one process. dockerd has to start pyp
 def main(arguments: list[str]) -> int:
     """Run `pyproxy engine`; return the exit status, if it does not become the engine."""
     options = _parse(arguments)
+    if options.check:
+        new_loop(options.loop).close()
+        print(f"pyproxy engine {__version__}: its flags are right, and what it needs is installed.")
+        return 0
     log = Log("engine")
+    raise_descriptor_limit()  # before a take-over, which brings a descriptor or two for each port
     try:
         run_dir = RunDir(options.run_dir)
         takeover = _become_the_one(run_dir, replace=options.replace)
@@ -44,38 +51,15 @@ def main(arguments: list[str]) -> int:
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser("pyproxy engine", description=_ABOUT)
+    parser = Parser("engine", _ABOUT)
     parser.add_argument("--run-dir", type=Path, default=default_path(), metavar="DIR",
                         help="where stubs and `pyproxy ports` find it (default: %(default)s)")  # fmt: skip
     parser.add_argument("--replace", action="store_true",
                         help="take over from the engine that runs: no connection is refused, none is cut")  # fmt: skip
-    parser.add_argument("--drain", type=_seconds, default=30.0, metavar="S",
-                        help="what established connections get to end by themselves when another engine takes over,"
-                        " in seconds (default 30)")  # fmt: skip
-    parser.add_argument("--drain-unpublished", type=_seconds, default=0.0, metavar="S",
-                        help="the same when their port is unpublished; 0 resets them at once, as docker-proxy does"
-                        " (default 0)")  # fmt: skip
-    parser.add_argument("--metrics", type=_address, metavar="ADDRESS:PORT",
-                        help="serve /metrics to Prometheus there too; it is always on the control socket")  # fmt: skip
-    parser.add_argument("--busy-poll", type=int, default=DEFAULT_BUSY_POLL_US, metavar="USEC",
-                        help="look for more to do for this long before sleeping, while answers come that fast; 0: never"
-                        " (default %(default)s)")  # fmt: skip
-    parser.add_argument("--loop", choices=LOOPS, default="auto", help="event loop (default auto: uvloop if installed)")
-    return parser.parse_args(arguments)
-
-
-def _seconds(text: str) -> float:
-    value = float(text)
-    if not 0 <= value < 1e9:
-        raise ValueError
-    return value
-
-
-def _address(text: str) -> tuple[str, int]:
-    host, _, port = text.rpartition(":")
-    if not host or not 0 < int(port) < 65_536:
-        raise ValueError
-    return host.strip("[]"), int(port)
+    parser.add_argument("--check", action="store_true",
+                        help="see that the flags are right and that what it needs is installed, and end")  # fmt: skip
+    add_engine_options(parser)
+    return parser.read(arguments)
 
 
 def _become_the_one(run_dir: RunDir, *, replace: bool) -> Takeover | None:
@@ -92,7 +76,6 @@ def _become_the_one(run_dir: RunDir, *, replace: bool) -> Takeover | None:
 
 
 def _serve(options: argparse.Namespace, run_dir: RunDir, takeover: Takeover | None, log: Log) -> NoReturn:
-    raise_descriptor_limit()
     loop = new_loop(options.loop)
     asyncio.set_event_loop(loop)
     engine = Engine(loop, run_dir, Options(options.drain, options.drain_unpublished, options.busy_poll / 1e6), log)
@@ -100,7 +83,7 @@ def _serve(options: argparse.Namespace, run_dir: RunDir, takeover: Takeover | No
     if takeover is not None:
         takeover.serve_all(engine, log)
         try:
-            takeover.finish()
+            takeover.finish(engine)
         except RunDirError as exc:
             log.error(str(exc))
             os._exit(1)
@@ -128,7 +111,7 @@ async def _run(engine: Engine, options: argparse.Namespace, takeover: Takeover |
         loop.add_signal_handler(number, _stop, engine, log, signal.Signals(number).name)
     engine.open(takeover.unread if takeover is not None else b"")
     log.info(
-        f"version {__version__} serves {len(engine.ports)} ports"
+        f"version {__version__} serves {counted(len(engine.ports), 'port')}"
         + (", taken over from another engine" if takeover is not None else "")
         + f"; requests come by {engine.run_dir.path}"
     )
@@ -139,7 +122,7 @@ async def _run(engine: Engine, options: argparse.Namespace, takeover: Takeover |
 def _stop(engine: Engine, log: Log, name: str) -> None:
     log.info(
         f"stopped by {name}: {engine.ports.live} live, {engine.ports.totals().summary()};"
-        f" {len(engine.ports)} ports go over to the next engine, or to processes of their own"
+        f" {counted(len(engine.ports), 'port')} left to the next engine, or to processes of their own"
     )
     engine.leave()
     tell_systemd("STOPPING=1")
@@ -159,8 +142,7 @@ class _Upgrade:
             self._task = self._engine.loop.create_task(self._run())
 
     async def _run(self) -> None:
-        # orig_argv and not argv: with the interpreter's own flags.
-        command = [sys.executable, *sys.orig_argv[1:]]
+        command = [*next(successors()), *sys.argv[1:]]
         if "--replace" not in command:
             command.append("--replace")
         try:

@@ -1,15 +1,20 @@
 """The control API: HTTP with JSON on the UNIX socket `control` of the run directory.
 
     GET    /health                            version, process id, since when, how many ports
-    GET    /ports                             all ports, each with its totals
+    GET    /ports                             all ports, each with its totals; and in "draining" those of which only
+                                              connections are left: unpublished, or in the engines before this one
     GET    /ports/PROTO/ADDRESS               one: /ports/tcp/0.0.0.0:80
     GET    /ports/PROTO/ADDRESS/connections   its live connections
     GET    /connections                       those of all ports
-    GET    /totals                            of all ports since the engine's start, closed ones included
+    GET    /totals                            of all ports, closed ones included, since the start of the first engine
+                                              of those that took over from one another
     POST   /ports                             publish: {"host_port": 80, "container_ip": ...}, named as the flags are
     DELETE /ports/PROTO/ADDRESS               unpublish what was published so
     POST   /drain                             {"port": "80"}, "80/tcp" or a name: refuse new clients
     GET    /metrics                           for Prometheus; the only one that is on a TCP address too, if asked
+
+A port's totals go on over an upgrade. "live" of a port are this engine's connections.
+Answers are made in steps (`slices.py`): thousands of ports must not hold up the clients.
 
 Errors are {"error": text}: 400 for what cannot be read, 404 for no such port, 409 for what cannot be done. Who may
 speak with it: who may enter the run directory.
@@ -17,19 +22,20 @@ speak with it: who may enter the run directory.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
 import os
 import socket
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from aiohttp import web
 
 from pyproxy import __version__
 from pyproxy.engine.core import Engine
-from pyproxy.engine.metrics import CONTENT_TYPE, snapshot, text_of
+from pyproxy.engine.metrics import CONTENT_TYPE, exposition
 from pyproxy.engine.port import Port
+from pyproxy.engine.slices import sliced
 from pyproxy.engine.stub import StubError
 from pyproxy.errors import StartError
 from pyproxy.flags import parse
@@ -37,6 +43,9 @@ from pyproxy.published import UDP
 
 # A request for publishing one port is some hundred bytes.
 _REQUEST_BYTES = 1 << 14
+
+# Of some hundred bytes each: a piece is about what the socket takes at once.
+_ITEMS_A_PIECE = 200
 
 
 class Control:
@@ -106,30 +115,42 @@ class Control:
                 "since": engine.started,
                 "ports": len(engine.ports),
                 "draining": len(engine.ports.leaving),
+                "draining_engines": [earlier.pid for earlier in engine.draining],
                 "requests_refused": engine.refused,
                 "requests_garbage": engine.garbage,
             }
         )
 
-    async def _list(self, _request: web.Request) -> web.Response:
-        return web.json_response({"ports": [port.describe() for port in self._engine.ports]})
+    async def _list(self, request: web.Request) -> web.StreamResponse:
+        engine = self._engine
+        await engine.refresh()
+        ports = await _array(port.describe() for port in engine.ports)
+        draining = await _array(_draining(engine))
+        return await _sent(request, [b'{"ports": ', *ports, b', "draining": ', *draining, b"}"])
 
     async def _one(self, request: web.Request) -> web.Response:
         return web.json_response(self._port(request).describe())
 
-    async def _connections_of_one(self, request: web.Request) -> web.Response:
-        return web.json_response({"connections": list(_connections(self._port(request)))})
+    async def _connections_of_one(self, request: web.Request) -> web.StreamResponse:
+        found = await _array(_connections(self._port(request)))
+        return await _sent(request, [b'{"connections": ', *found, b"}"])
 
-    async def _connections(self, _request: web.Request) -> web.Response:
+    async def _connections(self, request: web.Request) -> web.StreamResponse:
         ports = self._engine.ports
-        found = [found for port in (*ports, *ports.leaving) for found in _connections(port)]
-        return web.json_response({"connections": found})
+        found = await _array(found for port in (*ports, *ports.leaving) for found in _connections(port))
+        return await _sent(request, [b'{"connections": ', *found, b"}"])
 
     async def _totals(self, _request: web.Request) -> web.Response:
-        ports = self._engine.ports
-        totals = ports.totals()
-        moved = {name: getattr(totals, name) for name in totals.__slots__}
-        return web.json_response({"ports": len(ports), "live": ports.live, "totals": moved})
+        engine = self._engine
+        await engine.refresh()
+        totals = await engine.ports.totals_in_slices()
+        live = engine.ports.live
+        for earlier in engine.draining:
+            totals.add(earlier.totals)
+            live += earlier.live
+        return web.json_response(
+            {"ports": len(engine.ports), "live": live, "since": engine.counting_since, "totals": totals.as_dict()}
+        )
 
     async def _publish(self, request: web.Request) -> web.Response:
         wanted = await _body(request)
@@ -142,16 +163,17 @@ class Control:
             raise _answer(web.HTTPBadRequest, str(exc)) from exc
         try:
             port = self._engine.publish(settings, arguments)
-        except StartError as exc:
+        except (StartError, StubError) as exc:
             raise _answer(web.HTTPConflict, str(exc)) from exc
         return web.json_response(port.describe(), status=201)
 
     async def _unpublish(self, request: web.Request) -> web.Response:
         port = self._port(request)
-        if port.pid is not None:
-            raise _answer(web.HTTPConflict, f"{port.name} is held by process {port.pid}: stop the container instead")
         described = port.describe()
-        self._engine.unpublish(port, "by the control API")
+        try:
+            self._engine.unpublish_by_command(port)
+        except StubError as exc:
+            raise _answer(web.HTTPConflict, str(exc)) from exc
         return web.json_response(described)
 
     async def _drain(self, request: web.Request) -> web.Response:
@@ -168,13 +190,43 @@ class Control:
             raise _answer(web.HTTPConflict, str(exc)) from exc
         return web.json_response({"ports": [port.describe() for port in tcp]})
 
-    async def _prometheus(self, _request: web.Request) -> web.Response:
-        # Ten thousand ports are half a second of formatting: not in the data path's thread.
-        text = await asyncio.to_thread(text_of, snapshot(self._engine))
-        return web.Response(body=text, headers={"Content-Type": CONTENT_TYPE})
+    async def _prometheus(self, request: web.Request) -> web.StreamResponse:
+        return await _sent(request, await exposition(self._engine), CONTENT_TYPE)
 
 
-def _connections(port: Port) -> Any:
+async def _sent(
+    request: web.Request, parts: Sequence[bytes], content_type: str = "application/json; charset=utf-8"
+) -> web.StreamResponse:
+    """Answer with these, one after the other: whole megabytes would be copied again and again as the client reads."""
+    response = web.StreamResponse(headers={"Content-Type": content_type})
+    response.content_length = sum(len(part) for part in parts)
+    await response.prepare(request)
+    for part in parts:
+        await response.write(part)
+    return response
+
+
+async def _array(items: Iterable[dict[str, Any]]) -> list[bytes]:
+    """A JSON array of them, made in steps: in pieces of some kilobytes."""
+    parts: list[bytes] = []
+    piece = ["["]
+    async for item in sliced(items):
+        piece.append(", " * (len(piece) > 1 or len(parts) > 0) + json.dumps(item))
+        if len(piece) == _ITEMS_A_PIECE:
+            parts.append("".join(piece).encode())
+            piece.clear()
+    return [*parts, "".join([*piece, "]"]).encode()]
+
+
+def _draining(engine: Engine) -> Iterator[dict[str, Any]]:
+    """Ports of which only connections are left, in this engine and in those before it."""
+    for port in tuple(engine.ports.leaving):
+        yield port.describe() | {"draining": True, "engine": os.getpid()}
+    for earlier in tuple(engine.draining):
+        yield from tuple(earlier.listed.values())
+
+
+def _connections(port: Port) -> Iterator[dict[str, Any]]:
     """A port's live connections, in bytes, as dictionaries."""
     for connection in port.connections():
         address = connection.client_address

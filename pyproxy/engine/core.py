@@ -14,16 +14,18 @@ import os
 import select
 import time
 from collections import deque
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 from pyproxy.bind import LISTEN_FD, host_socket
+from pyproxy.engine.draining import DrainingEngine, Key
 from pyproxy.engine.nudge import Nudges
-from pyproxy.engine.port import Port, name_of
+from pyproxy.engine.port import Drained, Port, name_of
 from pyproxy.engine.ports import Ports
 from pyproxy.engine.requests import SERVE, STOP, Reader, Request, line_of, settle
 from pyproxy.engine.rundir import RunDir
-from pyproxy.engine.stub import NO, YES, NotAStubError, Stub, StubError, own_network, recognise
+from pyproxy.engine.slices import Slice, sliced
+from pyproxy.engine.stub import NO, NUDGE, YES, NotAStubError, Stub, StubError, own_network, recognise
 from pyproxy.errors import OUT_OF_RESOURCES, StartError, in_words
 from pyproxy.flags import Settings, parse
 from pyproxy.log import Log
@@ -35,12 +37,11 @@ from pyproxy.relay.stream import Shared
 # Read at once from the FIFO: what a pipe holds by default.
 _READ_BYTES = 1 << 16
 
-# Requests dealt with before clients get their turn: about 10 ms.
-_TURN = 32
-
 # Kept open to be closed when no descriptor is left: recognising a stub takes a pidfd and a file in /proc, and without
 # that not even a no can be said.
 _RESERVED = 2
+
+T = TypeVar("T")
 
 
 class Options(NamedTuple):
@@ -65,11 +66,18 @@ class Engine:
         self.poller = Poller(loop, options.busy_poll_s)
         self.ports = Ports()
         self.started = time.time()
+        self.counting_since = self.started  # the first of the engines that took over from one another
+        self.handing_over = False  # another engine is being given everything: ports must not change by command
         self.handed_off = False  # another engine has everything; this one drains
         self.refused = 0  # requests that were answered no
         self._shared = Shared()
+        self.draining: list[DrainingEngine] = []  # earlier engines, whose connections have not ended yet
+        self.departed: list[Port] = []  # ports that have drained here since they are another engine's
+        self._on_drained: Callable[[], None] | None = None
+        self._garbage_before = 0
         self._nudges = Nudges(loop)
         self._reader = Reader()
+        self._unsettled: list[Request] = []  # read, while there may be more in the FIFO
         self._waiting: deque[Request] = deque()  # read, and not yet dealt with
         self._turn: asyncio.Handle | None = None  # that will deal with them
         self._network = own_network()
@@ -80,7 +88,31 @@ class Engine:
     @property
     def garbage(self) -> int:
         """Lines in the FIFO that were no requests."""
-        return self._reader.garbage
+        return self._garbage_before + self._reader.garbage
+
+    def count_on(self, since: float, refused: int, garbage: int) -> None:
+        """Go on with what earlier engines have counted."""
+        self.counting_since = since
+        self.refused, self._garbage_before = refused, garbage
+
+    def follow(self, earlier: DrainingEngine) -> None:
+        """List what drains in an earlier engine, and count it. It is ours from here on."""
+        self.draining.append(earlier)
+        earlier.attach(self.loop, self._on_earlier_port, self._on_earlier_end)
+
+    async def refresh(self) -> None:
+        """Have earlier engines say what is new."""
+        for earlier in list(self.draining):
+            await earlier.refresh()
+
+    def _on_earlier_port(self, earlier: DrainingEngine, key: Key, counted: Sequence[int]) -> None:
+        port = self.ports.named(key.name)
+        if port is not None and port.since == key.since:
+            port.earlier[earlier.pid] = counted
+
+    def _on_earlier_end(self, earlier: DrainingEngine) -> None:
+        self.draining.remove(earlier)
+        self.ports.gone.add(earlier.totals)
 
     def open(self, unread: bytes = b"") -> None:
         """Take requests from now on, after those in `unread` (`stop_reading`).
@@ -98,7 +130,7 @@ class Engine:
         if self._turn is not None:
             self._turn.cancel()
             self._turn = None
-        waiting, self._waiting = self._waiting, deque()
+        waiting, self._waiting, self._unsettled = [*self._waiting, *self._unsettled], deque(), []
         return b"".join(line_of(request) for request in waiting) + self._reader.take_rest()
 
     def leave(self) -> None:
@@ -108,6 +140,7 @@ class Engine:
 
     def publish(self, settings: Settings, arguments: list[str]) -> Port:
         """Serve a port that no stub holds, and that ends with `unpublish` or the engine. StartError."""
+        self._refuse_while_handing_over()
         if settings.use_listen_fd:
             raise StartError("-use-listen-fd is for dockerd: the engine has no parent that passes a socket")
         return self._begin(settings, arguments, None)
@@ -118,72 +151,86 @@ class Engine:
         """
         self.ports.remove(port)
         self.ports.leaving.add(port)
-        relay = port.relay
         if drain_s is None:
             drain_s = self.options.drain_unpublished_s
-        if not relay.can_drain or not drain_s:
-            drain_s = 0.0
-            text = f"unpublished, {why}: {port.live} live, {port.totals().summary()}"
-        else:
-            text = f"unpublished, {why}: {port.live} connections get {drain_s:g} s to end"
-        timer = self.loop.call_later(drain_s, relay.close)
+        relay = port.relay
         if not relay.can_drain:
-            timer.cancel()
+            text = f"unpublished, {why}: {port.live} live, {port.totals().summary()}"
             relay.close()
         else:
-            relay.stop_accepting(lambda: self._drained(port, timer))
+            if drain_s:
+                text = f"unpublished, {why}: {port.live} connections get {drain_s:g} s to end"
+            else:
+                text = f"unpublished, {why}: {port.live} live, {port.totals().summary()}"
+            self._drain_for(port, drain_s)
         # Resetting thousands of connections takes tens of milliseconds, so that comes after this.
-        if port.stub is not None and port.stub.stops:
+        if port.stub is not None and self._looked(lambda: port.stub is not None and port.stub.stops):
             port.stub.signal(YES)
         port.log.info(text)
         if not relay.can_drain:
             self._forget(port)
 
+    def unpublish_by_command(self, port: Port) -> None:
+        """Unpublish a port that no stub holds. StubError."""
+        if port.pid is not None:
+            raise StubError(f"{port.name} is held by process {port.pid}: stop the container instead")
+        self._refuse_while_handing_over()
+        self.unpublish(port, "by the control API")
+
     def drain(self, port: Port) -> None:
         """Refuse new clients of the port from now on, for good; those that are served stay. StubError for UDP."""
         if not port.relay.can_drain:
             raise StubError(f"{port.name}: UDP has no connections that could end: stop the container instead")
+        self._refuse_while_handing_over()
         if not port.draining:
             port.draining = True
             port.relay.refuse_new()
             port.log.info(f"draining: new clients are refused, {port.live} connections stay")
 
-    def adopt(self, settings: Settings, arguments: list[str], fd: int, stub: Stub | None, since: float) -> Port:
-        """Go on with a port of the engine before: its listening socket `fd` and its stub are ours from here on."""
-        try:
-            sock = host_socket(settings.port, adopt=True, listen_fd=fd)
-        except StartError:
-            if stub is not None:
-                stub.close()
-            raise
-        port = self._serve_on(settings, arguments, sock, stub)
-        port.since = since
+    def adopt(self, settings: Settings, arguments: list[str], fd: int | None, stub: Stub | None) -> Port:
+        """Go on with a port of the engine before: its listening socket `fd` and its stub are ours from here on. No
+        `fd`: the port is drained. StartError: then the socket has been closed, and the stub is the caller's again.
+        """
+        if fd is None:
+            port = self._add(Port(settings, arguments, Drained(), Log(settings.port.host), stub))
+            port.draining = True
+        else:
+            port = self._serve_on(settings, arguments, _adopted(settings, fd), stub)
         if stub is not None:
             self._nudges.plan(stub)  # the other may not have come to it
         return port
 
-    def hand_off(self, on_drained: Callable[[], None]) -> None:
+    def serve_anew(self, stub: Stub) -> None:
+        """Serve the port of a stub that was not to be adopted, as if it asked now, or have it serve the port itself.
+        The socket of the engine before must have been closed.
+        """
+        if self.ports.of(stub.pid) is not None:
+            stub.close()  # it was handed over twice, and is served
+        else:
+            self._answer(stub)
+
+    async def hand_off(self, on_drained: Callable[[], None]) -> None:
         """Another engine serves all ports now, and is the one that stubs ask: let go of everything but the established
-        connections. `on_drained` is called once they have ended, or had `drain_s`.
+        connections. `on_drained` is called once they have ended, or have had their time: `drain_s`, or what those of
+        ports that were unpublished before have left of theirs.
         """
         self.handed_off = True
         for fd in (self._alive, self._requests, *self._reserve):
             os.close(fd)
+        self._reserve.clear()
         self.run_dir.close()
-        timer = self.loop.call_later(self.options.drain_s, on_drained)
-        waiting: set[Port | None] = {None, *self.ports}  # None: this method itself
-
-        def one_less(port: Port | None) -> None:
-            waiting.discard(port)
-            if not waiting:
-                timer.cancel()
-                self.loop.call_soon(on_drained)
-
-        for port in self.ports:
-            self.ports.remove(port)
-            self.ports.leaving.add(port)
-            port.relay.stop_accepting(functools.partial(one_less, port))
-        one_less(None)
+        given, self.draining = self.draining, []
+        for earlier in given:
+            earlier.close()
+        async for port in sliced(self.ports):
+            if self.ports.named(port.name) is port:  # its stub may have ended just now
+                for earlier in given:
+                    port.earlier.pop(earlier.pid, None)
+                self.ports.remove(port)
+                self.ports.leaving.add(port)
+                self._drain_for(port, self.options.drain_s)
+        self._on_drained = on_drained
+        self._end_when_drained()
 
     def report(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """The loop's exception handler: a defect of ours. Say it whole, though not each time, and serve the others."""
@@ -191,81 +238,109 @@ class Engine:
 
     def _on_requests(self) -> None:
         # All that waits, before anything is done: some of it may have been taken back since (`requests.settle`).
-        requests = []
-        while True:
-            try:
-                data = os.read(self._requests, _READ_BYTES)
-            except BlockingIOError:
-                break
-            requests += self._reader.feed(data)
-        if requests:
-            self._waiting = deque(settle([*self._waiting, *requests]))
-            if self._turn is None:
-                self._work()
+        try:
+            data = os.read(self._requests, _READ_BYTES)
+        except BlockingIOError:
+            return
+        self._unsettled += self._reader.feed(data)
+        if self._turn is not None:
+            self._turn.cancel()
+            self._turn = None
+        if len(data) < _READ_BYTES:
+            self._waiting = deque(settle([*self._waiting, *self._unsettled]))
+            self._unsettled = []
+            self._work()
 
     def _work(self) -> None:
         """Deal with some requests. After another engine's death all ports' come at once, and clients are waiting."""
         self._turn = None
-        for _ in range(min(_TURN, len(self._waiting))):
+        step = Slice()
+        while self._waiting and not step.over:
             request = self._waiting.popleft()
-            if request.verb == SERVE:
-                self._serve(request)
-            elif request.verb == STOP:
-                self._stop(request)
-            else:
-                self._solo(request)
+            try:
+                self._deal_with(request)
+            except Exception as exc:  # a defect of ours; the other requests' stubs wait, and not for long
+                context = {"message": f"in a request to {request.verb} process {request.pid}", "exception": exc}
+                self.loop.call_exception_handler(context)
         if self._waiting:
             self._turn = self.loop.call_soon(self._work)
 
-    def _serve(self, request: Request) -> None:
-        if (port := self.ports.of(request.pid)) is not None and port.stub is not None and not port.stub.has_ended():
-            if not port.stub.stops:
-                port.stub.signal(YES)  # it has missed our answer
+    def _deal_with(self, request: Request) -> None:
+        port = self._port_of(request.pid)
+        if request.verb == SERVE:
+            self._serve(request, port)
+        elif request.verb == STOP:
+            self._stop(request, port)
+        elif port is not None and self._looked(lambda: port.stub is not None and port.stub.is_solo):
+            self.unpublish(port, f"process {request.pid} serves it itself now", self.options.drain_s)
+
+    def _port_of(self, pid: int) -> Port | None:
+        """The port that this very process holds: not one before it that had the same number."""
+        port = self.ports.of(pid)
+        if port is not None and port.stub is not None and port.stub.has_ended():
+            self.unpublish(port, "its process has ended")
+            return None
+        return port
+
+    def _serve(self, request: Request, port: Port | None) -> None:
+        if port is not None and port.stub is not None:
+            stub = port.stub
+            if not self._looked(lambda: stub.stops):
+                stub.signal(YES)  # it has missed our answer
             return
         try:
-            stub = self._recognise(request)
+            stub = self._looked(lambda: recognise(request.pid, request.command))
         except NotAStubError as exc:
             self.log.warn("stranger", f"a request to serve is ignored: {exc}")
+            return
+        self._answer(stub)
+
+    def _answer(self, stub: Stub) -> None:
+        if not stub.was_stoppable:
+            # It starts again with its signals as they should be, or as pyproxy; or it is being stopped just now.
+            stub.signal(NUDGE)
+            self._refuse(stub)
             return
         try:
             self._begin_for(stub)
         except (StubError, StartError) as exc:
-            self.refused += 1
             self.log.warn("refused", f"left to a process of its own (process {stub.pid}): {exc}")
-            stub.signal(NO)
-            stub.close()
-            return
-        stub.signal(YES)
-        self._nudges.plan(stub)
+            self._refuse(stub)
+        except BaseException:
+            self._refuse(stub)
+            raise
+        else:
+            stub.signal(YES)
+            self._nudges.plan(stub)
 
-    def _stop(self, request: Request) -> None:
-        port = self.ports.of(request.pid)
+    def _refuse(self, stub: Stub) -> None:
+        self.refused += 1
+        stub.signal(NO)
+        stub.close()
+
+    def _stop(self, request: Request, port: Port | None) -> None:
         if port is None or port.stub is None:
             with contextlib.suppress(NotAStubError):
-                stub = self._recognise(request)
-                if stub.stops:
+                stub = self._looked(lambda: recognise(request.pid, request.command))
+                if self._looked(lambda: stub.stops):
                     stub.signal(YES)
                 stub.close()
-        elif port.stub.stops:
+        elif self._looked(lambda: port.stub is not None and port.stub.stops):
             self.unpublish(port, "stopped")
 
-    def _solo(self, request: Request) -> None:
-        port = self.ports.of(request.pid)
-        if port is not None and port.stub is not None and port.stub.is_solo:
-            self.unpublish(port, f"process {request.pid} serves it itself now", self.options.drain_s)
-
-    def _recognise(self, request: Request) -> Stub:
+    def _looked(self, look: Callable[[], T]) -> T:
+        """What `look` finds in /proc; where no descriptor is left for that, with those in reserve. NotAStubError."""
         try:
-            return recognise(request.pid, request.command)
+            return look()
         except OSError as exc:
             if exc.errno not in OUT_OF_RESOURCES:
                 raise
         while self._reserve:
             os.close(self._reserve.pop())
         try:
-            return recognise(request.pid, request.command)
+            return look()
         except OSError as exc:
-            raise NotAStubError(f"{in_words(exc.errno)}, so process {request.pid} cannot be looked at") from exc
+            raise NotAStubError(f"{in_words(exc.errno)}, so no process can be looked at") from exc
 
     def _begin_for(self, stub: Stub) -> None:
         if not self._reserve:
@@ -289,70 +364,142 @@ class Engine:
             sock = self._host_socket(settings, stub)
         except StartError:
             # Ports whose stubs have been killed, of which we have yet to hear, may be in the way.
-            if not self._reap():
+            if not self._reap(settings):
                 raise
             sock = self._host_socket(settings, stub)
         if self.ports.named(name_of(settings.port)) is not None:
-            self._reap()
-        if self.ports.named(name_of(settings.port)) is not None:
-            sock.close()
-            raise StartError(f"{settings.port.host} is served already, for another process")
+            self._reap(settings)
         port = self._serve_on(settings, arguments, sock, stub)
         port.log.info(f"published -> {settings.port.container}" + (f" (process {stub.pid})" if stub else ""))
         return port
 
     def _host_socket(self, settings: Settings, stub: Stub | None) -> Any:
         if stub is not None and settings.use_listen_fd:
-            return host_socket(settings.port, adopt=True, listen_fd=stub.take(LISTEN_FD))
-        return host_socket(settings.port, adopt=False)
+            return _adopted(settings, stub.take(LISTEN_FD))
+        try:
+            return host_socket(settings.port, adopt=False)
+        except OSError as exc:
+            raise StartError(f"{settings.port.host} cannot be bound: {in_words(exc.errno)}") from exc
 
     def _serve_on(self, settings: Settings, arguments: list[str], sock: Any, stub: Stub | None) -> Port:
         log = Log(settings.port.host)
+        if self.ports.named(name_of(settings.port)) is not None:
+            sock.close()
+            raise StartError(f"{settings.port.host} is served already, for another process")
         try:
             relay = make_server(self.poller, settings, sock, log, self._shared)
         except OSError as exc:  # epoll_ctl: no memory, or its limit on watches
             sock.close()
             raise StartError(f"{settings.port.host} cannot be watched: {in_words(exc.errno)}") from exc
-        port = Port(settings, arguments, relay, log, stub)
-        if stub is not None:
-            try:
+        except StartError:  # the container's zone is no interface any more
+            sock.close()
+            raise
+        return self._add(Port(settings, arguments, relay, log, stub))
+
+    def _add(self, port: Port) -> Port:
+        """Serve a port from now on, for as long as its stub lives. StartError: it has been closed."""
+        try:
+            if self.ports.named(port.name) is not None:
+                raise StartError(f"{port.published.host} is served already, for another process")
+            if (stub := port.stub) is not None:
                 self.poller.watch(stub.fileno(), select.EPOLLIN, lambda _events: self._on_stub_exit(port))
-            except OSError as exc:
-                relay.close()
-                raise StartError(f"process {stub.pid} cannot be watched: {in_words(exc.errno)}") from exc
+        except OSError as exc:
+            port.relay.close()
+            raise StartError(f"the process of {port.name} cannot be watched: {in_words(exc.errno)}") from exc
+        except StartError:
+            port.relay.close()
+            raise
         self.ports.add(port)
         return port
 
+    def _refuse_while_handing_over(self) -> None:
+        if self.handing_over or self.handed_off:
+            raise StubError("another engine is taking over: try again, it will answer")
+
     def _on_stub_exit(self, port: Port) -> None:
+        # In turns: all containers may end at once.
+        self._unwatch_stub(port)
+        self.poller.call_soon(functools.partial(self._after_stub, port))
+
+    def _after_stub(self, port: Port) -> None:
         if self.ports.named(port.name) is port:
             self.unpublish(port, "its process has ended")
         elif port.stub is not None:
             self._release(port)
             if not self.options.drain_unpublished_s:
-                port.relay.close()  # unpublished while it drained for another engine
+                self._cut(port)  # unpublished while it drained for another engine
 
-    def _reap(self) -> bool:
-        """Unpublish what stubs have left that ended without a word. Whether there was any."""
-        dead = [port for port in self.ports if port.stub is not None and port.stub.has_ended()]
+    def _reap(self, wanted: Settings) -> bool:
+        """Unpublish what is in the way of a port and was left by a stub that ended without a word. Whether any was."""
+        dead = [
+            port
+            for port in self.ports
+            if port.published.host_port == wanted.port.host_port
+            and port.published.proto == wanted.port.proto
+            and port.stub is not None
+            and port.stub.has_ended()
+        ]
         for port in dead:
             self.unpublish(port, "its process has ended")
         return bool(dead)
+
+    def _drain_for(self, port: Port, drain_s: float) -> None:
+        """Accept no more; forget the port when its connections have ended, or been cut after `drain_s`."""
+        timer = self.loop.call_later(drain_s, self._cut, port)
+        port.relay.stop_accepting(lambda: self._drained(port, timer))
+
+    def _cut(self, port: Port) -> None:
+        """Reset what is left of a port, some at a time; `_drained` follows when the last connection has ended."""
+        if not port.relay.can_drain:
+            self._forget(port)
+            return
+        step = Slice()
+        for connection in port.connections():
+            connection.abort()
+            if step.over:
+                self.poller.call_soon(functools.partial(self._cut, port))
+                return
+        port.relay.close()
 
     def _drained(self, port: Port, timer: asyncio.TimerHandle) -> None:
         timer.cancel()
         self.loop.call_soon(self._forget, port)  # not before its stub has been told
 
     def _forget(self, port: Port) -> None:
+        if port not in self.ports.leaving:
+            return
         port.relay.close()
         self.ports.leaving.discard(port)
-        self.ports.count_gone(port)
+        self.ports.gone.add(port.own_totals().values())
         self._release(port)
+        if self.handed_off and port.has_news:
+            self.departed.append(port)
+        self._end_when_drained()
+
+    def _end_when_drained(self) -> None:
+        if self._on_drained is not None and not self.ports.leaving:
+            on_drained, self._on_drained = self._on_drained, None
+            self.loop.call_soon(on_drained)
+
+    def _unwatch_stub(self, port: Port) -> None:
+        """Another engine may hold the same pidfd: closing ours would not end the watch."""
+        if port.stub is not None and port.stub_watched:
+            port.stub_watched = False
+            self.poller.unwatch(port.stub.fileno())
 
     def _release(self, port: Port) -> None:
+        self._unwatch_stub(port)
         if port.stub is not None:
-            self.poller.unwatch(port.stub.fileno())  # another engine may hold the same pidfd
             self.poller.close_socket(port.stub)
             port.stub = None
+
+
+def _adopted(settings: Settings, fd: int) -> Any:
+    """The socket with this descriptor, which is closed if it cannot be served. StartError."""
+    try:
+        return host_socket(settings.port, adopt=True, listen_fd=fd)
+    except OSError as exc:
+        raise StartError(f"{settings.port.host} cannot be adopted: {in_words(exc.errno)}") from exc
 
 
 def _anything() -> int:

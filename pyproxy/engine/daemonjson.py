@@ -10,6 +10,9 @@ from typing import NamedTuple
 
 KEY = "userland-proxy-path"
 
+# false: dockerd starts no proxy at all.
+SWITCH = "userland-proxy"
+
 _SPACE = " \t\r\n"
 
 
@@ -26,10 +29,10 @@ class Member(NamedTuple):
     end: int  # after the value
 
 
-def value_of(text: str) -> str | None:
-    """The key's value as JSON, None without it. DaemonJsonError."""
-    for member in _members(text):
-        if member.key == KEY:
+def value_of(text: str, key: str = KEY) -> str | None:
+    """The key's value as JSON, None without it. An empty text is an empty object. DaemonJsonError."""
+    for member in _members(text) if text.strip() else ():
+        if member.key == key:
             return text[member.value : member.end]
     return None
 

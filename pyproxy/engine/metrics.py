@@ -1,18 +1,19 @@
-"""The engine's figures for Prometheus. Taken at once in the event loop, written out elsewhere (`control.py`).
+"""The engine's figures for Prometheus.
 
-A port's series end with it; those of the engine itself only ever grow, until it ends or another takes over.
+A port's series end with it; those of the engine itself only ever grow, until it ends: one that takes over goes on.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
-from typing import NamedTuple
 
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from pyproxy.core.counters import Counters
 from pyproxy.engine.core import Engine
+from pyproxy.engine.slices import sliced
 
 # https://prometheus.io/docs/instrumenting/exposition_formats/, what generate_latest writes.
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -35,50 +36,62 @@ _MEANING = {
 }
 
 
-class Snapshot(NamedTuple):
-    """What the engine had to say at one moment. `ports`: protocol, host address, live connections or flows, totals."""
-
-    ports: list[tuple[str, str, int, Counters]]
-    refused: int
-    garbage: int
-    started: float
+_PORT = "pyproxy_port_"
 
 
-def snapshot(engine: Engine) -> Snapshot:
-    ports = [
-        (port.published.proto, port.name.partition("/")[2], port.live, port.totals().plus(0, 0))
-        for port in engine.ports
-    ]
-    return Snapshot(ports, engine.refused, engine.garbage, engine.started)
+async def exposition(engine: Engine) -> list[bytes]:
+    """The exposition format's text, in parts.
+
+    What is one value each comes by way of prometheus_client. Ports' values, which may be a hundred thousand, are
+    written here, in steps: in one go they take most of a second, and in a thread of their own the data path would wait
+    for the interpreter after each of its system calls.
+    """
+    await engine.refresh()
+    live: list[str] = []
+    totals: dict[str, list[str]] = {name: [] for name in Counters.__slots__}
+    async for port in sliced(engine.ports):
+        labels = f'{{proto="{port.published.proto}",host="{_escaped(port.name.partition("/")[2])}"}}'
+        live.append(f"{_PORT}live{labels} {port.live}\n")
+        counters = port.totals()
+        for name, lines in totals.items():
+            lines.append(f"{_PORT}{name}_total{labels} {getattr(counters, name)}\n")
+    parts = [_of_engine(engine), *_family(f"{_PORT}live", "gauge", "Connections or flows now", live)]
+    for name, lines in totals.items():
+        meaning = _MEANING.get(name, name.replace("_", " ").capitalize())
+        parts += _family(f"{_PORT}{name}_total", "counter", meaning, lines)
+        await asyncio.sleep(0)
+    return parts
 
 
-def text_of(taken: Snapshot) -> bytes:
-    """The exposition format's text."""
+def _of_engine(engine: Engine) -> bytes:
     registry = CollectorRegistry()
-    registry.register(_Figures(taken))
+    registry.register(_Figures(engine))
     ProcessCollector(namespace="pyproxy", registry=registry)
     return generate_latest(registry)
 
 
-class _Figures:
-    """prometheus_client's collector of one snapshot."""
+def _family(name: str, kind: str, meaning: str, lines: list[str]) -> list[bytes]:
+    return [f"# HELP {name} {meaning}\n# TYPE {name} {kind}\n".encode(), "".join(lines).encode()]
 
-    def __init__(self, taken: Snapshot) -> None:
-        self._taken = taken
+
+def _escaped(label: str) -> str:
+    """An address may have a zone, which is an interface's name: anything but a slash and white space."""
+    return label.replace("\\", "\\\\").replace('"', '\\"')
+
+
+class _Figures:
+    """prometheus_client's collector of what the engine has one of."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
 
     def collect(self) -> Iterator[Metric]:
-        taken = self._taken
-        yield GaugeMetricFamily("pyproxy_ports", "Ports served", value=len(taken.ports))
-        yield GaugeMetricFamily("pyproxy_start_time_seconds", "When the engine started", value=taken.started)
-        yield CounterMetricFamily("pyproxy_requests_refused", "Requests left to the stub itself", value=taken.refused)
-        yield CounterMetricFamily("pyproxy_requests_garbage", "Lines that were no requests", value=taken.garbage)
-        live = GaugeMetricFamily("pyproxy_port_live", "Connections or flows now", labels=("proto", "host"))
-        for proto, host, now, _ in taken.ports:
-            live.add_metric((proto, host), now)
-        yield live
-        for name in Counters.__slots__:
-            meaning = _MEANING.get(name, name.replace("_", " ").capitalize())
-            family = CounterMetricFamily(f"pyproxy_port_{name}", meaning, labels=("proto", "host"))
-            for proto, host, _, counters in taken.ports:
-                family.add_metric((proto, host), getattr(counters, name))
-            yield family
+        engine = self._engine
+        draining = sum(port.live for port in engine.ports.leaving) + sum(earlier.live for earlier in engine.draining)
+        yield GaugeMetricFamily("pyproxy_ports", "Ports served", value=len(engine.ports))
+        yield GaugeMetricFamily("pyproxy_start_time_seconds", "When the engine started", value=engine.started)
+        yield GaugeMetricFamily(
+            "pyproxy_draining_live", "Connections and flows of ports unpublished, or of earlier engines", value=draining
+        )
+        yield CounterMetricFamily("pyproxy_requests_refused", "Requests left to the stub itself", value=engine.refused)
+        yield CounterMetricFamily("pyproxy_requests_garbage", "Lines that were no requests", value=engine.garbage)

@@ -18,6 +18,7 @@ import signal
 import time
 from collections import deque
 
+from pyproxy.engine.slices import Slice
 from pyproxy.engine.stub import NUDGE, Stub
 
 # Seconds after the engine's yes, and what is sent. The first is how long a missed stop takes. The others are guesses,
@@ -48,8 +49,9 @@ class Nudges:
     def _send(self) -> None:
         self._timer = None
         now = time.monotonic()
+        step = Slice()  # after a take-over all stubs' times come at once
         for (_, number), queue in zip(_PLAN, self._queues, strict=True):
-            while queue and queue[0][0] <= now:
+            while queue and queue[0][0] <= now and not step.over:
                 _, stub = queue.popleft()
                 if not stub.closed:
                     stub.signal(number)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Final
 
 from pyproxy.core.counters import Counters
 from pyproxy.engine.stub import Stub
@@ -19,10 +20,53 @@ def name_of(port: PublishedPort) -> str:
     return f"{port.proto}/{join_host_port(port.host_ip, port.host_port)}"
 
 
-class Port:
-    """A port that is served, or no longer accepts and drains. `stub` None: published by the control API."""
+class Drained:
+    """In the place of a server: a port that was drained by command, before this engine took over."""
 
-    __slots__ = ("arguments", "draining", "log", "name", "pid", "published", "relay", "settings", "since", "stub")
+    can_drain: Final = True
+    live: Final = 0
+    connections: Final[tuple[Connection, ...]] = ()
+
+    def counters(self) -> Counters:
+        return Counters()
+
+    def fileno(self) -> int:
+        raise ValueError("a drained port has no socket any more")
+
+    def refuse_new(self) -> None:
+        """As it does already."""
+
+    def stop_accepting(self, on_drained: Callable[[], None] | None = None) -> None:
+        if on_drained is not None:
+            on_drained()
+
+    def free_port(self) -> None:
+        """There is nothing to close."""
+
+    close = free_port
+
+
+class Port:
+    """A port that is served, or no longer accepts and drains. `stub` None: published by the control API.
+
+    Of one port several engines may have connections, after upgrades: its totals are of all of them.
+    """
+
+    __slots__ = (
+        "arguments",
+        "draining",
+        "earlier",
+        "log",
+        "name",
+        "pid",
+        "published",
+        "relay",
+        "settings",
+        "since",
+        "stub",
+        "stub_watched",
+        "told",
+    )
 
     def __init__(self, settings: Settings, arguments: list[str], relay: Server, log: Log, stub: Stub | None) -> None:
         self.settings = settings
@@ -33,8 +77,12 @@ class Port:
         self.log = log
         self.stub = stub  # None once it has been let go of, too
         self.pid = stub.pid if stub is not None else None
+        self.stub_watched = stub is not None
         self.since = time.time()
         self.draining = False
+        # What earlier engines have counted, by their process ids; those that have ended are summed up at a hand-over.
+        self.earlier: dict[int, Sequence[int]] = {}
+        self.told: tuple[int, ...] = ()  # the other engine, when it was last told: our totals, and what is live
 
     @property
     def live(self) -> int:
@@ -42,7 +90,24 @@ class Port:
         return self.relay.live
 
     def totals(self) -> Counters:
+        """Of the port, since it was published."""
+        total = self.relay.counters()
+        for counted in self.earlier.values():
+            total.add(counted)
+        return total
+
+    def own_totals(self) -> Counters:
+        """What this engine has counted of it."""
         return self.relay.counters()
+
+    @property
+    def has_news(self) -> bool:
+        """Whether the other engine was last told something else."""
+        return (*self.totals().values(), self.live) != self.told
+
+    def tell(self) -> None:
+        """The other engine is being told how it stands now."""
+        self.told = (*self.totals().values(), self.live)
 
     def connections(self) -> tuple[Connection, ...]:
         """Live ones; none for UDP, which has flows."""
@@ -50,7 +115,6 @@ class Port:
 
     def describe(self) -> dict[str, Any]:
         """What the control API says of it. Counters in their own units, times in seconds since the epoch."""
-        counters = self.totals()
         return {
             "name": self.name,
             "proto": self.published.proto,
@@ -62,5 +126,5 @@ class Port:
             "since": self.since,
             "draining": self.draining,
             "live": self.live,
-            "totals": {name: getattr(counters, name) for name in Counters.__slots__},
+            "totals": self.totals().as_dict(),
         }

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from pyproxy.core.counters import Counters
 from pyproxy.engine.port import Port
+from pyproxy.engine.slices import sliced
 
 
 class Ports:
@@ -15,7 +16,7 @@ class Ports:
         self._by_name: dict[str, Port] = {}
         self._by_pid: dict[int, Port] = {}
         self.leaving: set[Port] = set()  # unpublished, with connections that drain
-        self._gone = Counters()
+        self.gone = Counters()  # what has gone through ports that are closed now: totals never fall
 
     def __len__(self) -> int:
         return len(self._by_name)
@@ -32,7 +33,8 @@ class Ports:
 
     def remove(self, port: Port) -> None:
         del self._by_name[port.name]
-        if port.pid is not None:
+        # A port whose process has ended may have been followed by one with the same number.
+        if port.pid is not None and self._by_pid.get(port.pid) is port:
             del self._by_pid[port.pid]
 
     def named(self, name: str) -> Port | None:
@@ -51,24 +53,21 @@ class Ports:
             port for port in self if str(port.published.host_port) == number and proto in ("", port.published.proto)
         ]
 
-    def count_gone(self, port: Port) -> None:
-        """Keep what has gone through a port that is closed now: totals never fall."""
-        _add(self._gone, port.totals())
-
     def totals(self) -> Counters:
-        """Of all ports since this engine started."""
-        total = Counters()
-        _add(total, self._gone)
+        """Of all ports that this engine has had, and of engines before it that have ended. Takes 10 us a port."""
+        total = self.gone.plus(0, 0)
         for port in (*self, *self.leaving):
-            _add(total, port.totals())
+            total.add(port.own_totals().values())
+        return total
+
+    async def totals_in_slices(self) -> Counters:
+        """The same, in steps."""
+        total = self.gone.plus(0, 0)  # before the others: what is closed meanwhile is in the list still
+        async for port in sliced([*self, *self.leaving]):
+            total.add(port.own_totals().values())
         return total
 
     @property
     def live(self) -> int:
         """Connections and flows of all ports."""
         return sum(port.live for port in (*self, *self.leaving))
-
-
-def _add(total: Counters, more: Counters) -> None:
-    for name in Counters.__slots__:
-        setattr(total, name, getattr(total, name) + getattr(more, name))

@@ -89,6 +89,6 @@ def _parse(line: bytes) -> Request | None:
         return None
     verb, _, rest = line.partition(b" ")
     pid, _, command = rest.partition(b" ")
-    if verb not in _VERBS or not pid.isdigit() or len(pid) > _PID_DIGITS or not command:
+    if verb not in _VERBS or not pid.isdigit() or len(pid) > _PID_DIGITS or not int(pid) or not command:
         return None
     return Request(_VERBS[verb], int(pid), command)

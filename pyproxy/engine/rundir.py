@@ -23,6 +23,10 @@ from pathlib import Path
 _REQUESTS_BYTES = 1 << 20
 
 
+# What an engine is called in /proc/PID/comm, which holds 15 bytes (proc_pid_comm(5)); bin/pyproxy-stub knows it too.
+PROCESS_NAME = "pyproxy-engine"
+
+
 class RunDirError(Exception):
     """The run directory cannot be used. The text says why and what to do."""
 
@@ -37,7 +41,16 @@ def default_path() -> Path:
     if named:
         return Path(named)
     own = os.environ.get("XDG_RUNTIME_DIR")
-    return Path(own) / "pyproxy" if own and os.geteuid() != 0 else Path("/run/pyproxy")
+    return Path(own) / "pyproxy" if own and os.geteuid() != 0 and _is_ours(own) else Path("/run/pyproxy")
+
+
+def _is_ours(path: str) -> bool:
+    """Whether the directory is the user's, as it must be (XDG Base Directory Specification). `su` and `sudo` may leave
+    the variable of another's session.
+    """
+    with contextlib.suppress(OSError):
+        return os.stat(path).st_uid == os.geteuid()
+    return False
 
 
 class RunDir:
@@ -87,7 +100,10 @@ class RunDir:
         return self._lock
 
     def announce(self) -> None:
-        """Tell stubs and people who the engine is. In one write, over the number before: a stub may read just now."""
+        """Tell stubs and people who the engine is. In one write, over the number before: a stub may read just now.
+        Stubs ask only a process of this name, as the number of one that has crashed may be somebody else's.
+        """
+        Path("/proc/self/comm").write_text(PROCESS_NAME)
         os.pwrite(self.lock_fd, b"%-20d\n" % os.getpid(), 0)
 
     def withdraw(self) -> None:

@@ -13,6 +13,8 @@ import select
 import signal
 from typing import NamedTuple
 
+from pyproxy.errors import OUT_OF_RESOURCES
+
 # The same number on every architecture but Alpha (include/uapi/asm-generic/unistd.h).
 _SYS_PIDFD_GETFD = 438
 
@@ -50,10 +52,12 @@ class NotAStubError(StubError):
 class Stub:
     """A live process that passed `recognise`. Holds a pidfd, until `close`."""
 
-    __slots__ = ("_pidfd", "arguments", "closed", "pid")
+    __slots__ = ("_pidfd", "arguments", "closed", "pid", "was_stoppable")
 
-    def __init__(self, pid: int, pidfd: int, arguments: list[str]) -> None:
+    def __init__(self, pid: int, pidfd: int, arguments: list[str], *, was_stoppable: bool = True) -> None:
+        """`was_stoppable`: when it was recognised. A shell that was started with SIGINT or SIGTERM ignored is not."""
         self.pid = pid
+        self.was_stoppable = was_stoppable
         self.arguments = arguments  # what follows the script's path
         self._pidfd = pidfd
         self.closed = False
@@ -122,11 +126,14 @@ def recognise(pid: int, command: bytes) -> Stub:
     """
     try:
         pidfd = os.pidfd_open(pid)
-    except ProcessLookupError as exc:
+    except OSError as exc:
+        if exc.errno in OUT_OF_RESOURCES:
+            raise
+        # ESRCH; EINVAL or ENOENT, by version, for the number of a thread.
         raise NotAStubError(f"there is no process {pid}") from exc
     try:
-        arguments = _look(pid, command)
-        stub = Stub(pid, pidfd, arguments)
+        arguments, ignored = _look(pid, command)
+        stub = Stub(pid, pidfd, arguments, was_stoppable=not ignored & _IGNORED_STOPPING)
         if stub.has_ended():
             raise NotAStubError(f"process {pid} has ended")
     except BaseException:
@@ -139,20 +146,23 @@ def own_network() -> str:
     return os.readlink("/proc/self/ns/net")
 
 
-def _look(pid: int, command: bytes) -> list[str]:
+def _look(pid: int, command: bytes) -> tuple[list[str], int]:
+    """Its arguments, and the signals it ignores."""
     try:
         status = _read(f"/proc/{pid}/status")
         words = _read(f"/proc/{pid}/cmdline").split(b"\0")[:-1]
-    except (FileNotFoundError, ProcessLookupError, PermissionError) as exc:
+    except OSError as exc:
+        if exc.errno in OUT_OF_RESOURCES:
+            raise
         raise NotAStubError(f"process {pid} has ended, or is not ours to look at") from exc
-    uids, caught, _ = _status(status)
+    uids, caught, ignored = _status(status)
     if not uids <= {0, os.geteuid()}:
         raise NotAStubError(f"process {pid} is another user's")
     if caught & _CAUGHT != _CAUGHT:
         raise NotAStubError(f"process {pid} does not wait for an answer")
     for start in _INTERPRETER_WORDS:
         if b" ".join(words[start:]) == command:
-            return [os.fsdecode(word) for word in words[start + 1 :]]
+            return [os.fsdecode(word) for word in words[start + 1 :]], ignored
     raise NotAStubError(f"process {pid} was started with another command line than it announced")
 
 

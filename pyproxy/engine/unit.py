@@ -14,9 +14,19 @@ No MemoryDenyWriteExecute: ctypes makes executable memory (libffi).
 from __future__ import annotations
 
 import json
+import shlex
+import stat
+from collections.abc import Sequence
+from pathlib import PurePath
 from typing import Any
 
 NAME = "pyproxy.service"
+
+# EX_CONFIG of sysexits.h: the engine cannot start as it is installed, and trying again will not mend it.
+MISCONFIGURED = 78
+
+# What PrivateTmp= replaces by empty directories of the unit's own.
+_PRIVATE = ("/tmp", "/var/tmp")
 
 CAPABILITIES = ("CAP_SYS_PTRACE", "CAP_NET_BIND_SERVICE", "CAP_NET_ADMIN", "CAP_SYS_RESOURCE")
 SYSTEM_CALLS = ("@system-service", "pidfd_getfd")
@@ -25,23 +35,26 @@ SYSTEM_CALLS = ("@system-service", "pidfd_getfd")
 _NOTES = "[X-pyproxy]\nInstalled="
 
 
-def text_of(program: str, notes: dict[str, Any]) -> str:
-    """The unit that runs `program engine`, with `notes` for `notes_of`."""
+def text_of(program: str, arguments: Sequence[str], notes: dict[str, Any]) -> str:
+    """The unit that runs `program engine` with these arguments, with `notes` for `notes_of`."""
     return f"""\
 # Written by `pyproxy install`; `pyproxy uninstall` removes it.
 [Unit]
 Description=pyproxy: the engine behind published container ports
 Before=docker.service
-# However often it ends: its ports are waiting.
+# However often it crashes: its ports are waiting.
 StartLimitIntervalSec=0
 
 [Service]
 Type=notify
 # An upgrade (reload) names the new main process itself.
 NotifyAccess=all
-ExecStart={_quoted(program)} engine
+ExecStart={" ".join(_quoted(word) for word in (program, "engine", *arguments))}
 ExecReload=/bin/kill -HUP $MAINPID
 Restart=always
+# Flags that are wrong, a library or the interpreter that is missing: its last line in the log says which. Ports go on
+# without it. When that is mended: systemctl start pyproxy.
+RestartPreventExitStatus=2 {MISCONFIGURED} 203
 # Stubs wait for a little more than a second before they look after their ports themselves.
 RestartSec=100ms
 RuntimeDirectory=pyproxy
@@ -93,7 +106,25 @@ def notes_of(text: str) -> dict[str, Any] | None:
     return notes if isinstance(notes, dict) else None
 
 
-def _quoted(program: str) -> str:
-    """A path as ExecStart= reads it (systemd.service(5), "Command lines"; systemd.unit(5), "Specifiers")."""
-    escaped = program.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%").replace("$", "$$")
-    return f'"{escaped}"' if any(letter in " \"'\\" for letter in program) else escaped
+def arguments_of(text: str) -> list[str]:
+    """The engine's arguments in such a unit, which its administrator may have changed. ValueError: no command line."""
+    lines = [line.removeprefix("ExecStart=") for line in text.splitlines() if line.startswith("ExecStart=")]
+    words = [word.replace("%%", "%").replace("$$", "$") for line in lines[-1:] for word in shlex.split(line)]
+    return words[words.index("engine") + 1 :] if "engine" in words else []
+
+
+def is_hidden(path: PurePath) -> bool:
+    """Whether the unit does not see an absolute path that everybody else sees."""
+    return any(path.is_relative_to(hidden) for hidden in _PRIVATE)
+
+
+def is_open_to_the_unit(mode: int, owner: int, group: int) -> bool:
+    """Whether root without CAP_DAC_OVERRIDE, as the unit has it, may read a file, or pass a directory, of this mode."""
+    wanted = 0o1 if stat.S_ISDIR(mode) else 0o4
+    return mode >> (6 if owner == 0 else 3 if group == 0 else 0) & wanted == wanted
+
+
+def _quoted(word: str) -> str:
+    """A word as ExecStart= reads it (systemd.service(5), "Command lines"; systemd.unit(5), "Specifiers")."""
+    escaped = word.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%").replace("$", "$$")
+    return f'"{escaped}"' if any(letter in " \"'\\" for letter in word) else escaped

@@ -19,7 +19,7 @@ from collections.abc import Callable, Collection
 from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 from pyproxy.bind import socket_kind
-from pyproxy.core.counters import Counters
+from pyproxy.core.counters import Counters, counted
 from pyproxy.errors import OUT_OF_RESOURCES, in_words
 from pyproxy.flags import Limits
 from pyproxy.log import Log
@@ -285,7 +285,7 @@ class Listener:
                 self._counters.out_of_descriptors += 1
             self._log.warn(
                 "pause",
-                f"cannot accept more than the present {len(self._live)} connections; new clients wait:"
+                f"cannot accept more than the present {counted(self.live, 'connection')}; new clients wait:"
                 f" {in_words(exc.errno)}{mend}",
             )
         self.poller.shortage.when_over(self._resume)
@@ -308,7 +308,7 @@ class Listener:
         if self._paused:
             self._paused = False
             self._retry_s = _RETRY_S[0]
-            self._log.info(f"accepting again, with {len(self._live)} connections")
+            self._log.info(f"accepting again, with {counted(self.live, 'connection')}")
 
     def _end_overdue(self) -> None:
         self._sweep = self.poller.loop.call_later(self._sweep_s, self._end_overdue)

@@ -55,7 +55,7 @@ def test_every_pairing_of_families_is_relayed(loop_flag: str, host: str, contain
         client.send(b"question")
         answer(backend, b"question", b"answer")
         assert client.recv(100) == b"answer"
-        assert "8 B up, 6 B down, 1 datagrams down, 1 datagrams up, 1 flows" in proxy.totals()
+        assert "8 B up, 6 B down, 1 datagram down, 1 datagram up, 1 flow" in proxy.totals()
 
 
 @pytest.mark.parametrize("size", [0, 1, 1472, 1473, 9000, 65_507])
@@ -198,7 +198,7 @@ def test_what_a_sender_segments_itself_arrives_in_its_segments(ip: str, *, wildc
         assert [backend.recvfrom(1 << 16) for _ in segments] == [(segment, flow) for segment in segments]
         backend.sendto(aggregate, flow)
         assert [client.recv(1 << 16) for _ in segments] == segments
-        assert "40 datagrams down, 41 datagrams up, 1 flows" in proxy.totals()
+        assert "40 datagrams down, 41 datagrams up, 1 flow" in proxy.totals()
 
 
 @pytest.mark.parametrize(("host", "ip"), [("0.0.0.0", "127.0.0.1"), ("::", "::1")])
@@ -222,7 +222,7 @@ def test_aggregates_and_single_datagrams_of_one_client_keep_their_order(host: st
                     client.send(data)
                     expected += [data[:200], data[200:400], data[400:]] if segment else [data]
             assert [backend.recv(1000) for _ in expected] == expected
-        assert "1 flows" in proxy.totals()
+        assert "1 flow" in proxy.totals()
 
 
 def test_two_clients_that_take_each_others_place_lose_nothing() -> None:
@@ -249,7 +249,7 @@ def test_a_path_too_narrow_for_a_segment_takes_the_datagrams_one_by_one(world: W
     """Loopback of a machine of its own, its MTU below what is joined: then datagrams leave alone, in fragments."""
     world.run("ip", "link", "set", "lo", "mtu", "1300")
     said = world.run(sys.executable, "-c", NARROW)
-    assert "50 datagrams down, 51 datagrams up, 1 flows" in said
+    assert "50 datagrams down, 51 datagrams up, 1 flow" in said
     assert "dropped" not in said
 
 
@@ -302,7 +302,7 @@ def test_no_datagram_is_lost_to_a_port_unreachable(loop_flag: str) -> None:
             for number in range(20):
                 client.send(str(number).encode())
                 assert again.recv(100) == str(number).encode()
-        assert "datagrams unreachable" in proxy.totals()
+        assert " unreachable" in proxy.totals()
 
 
 def test_the_cap_on_flows_lets_the_least_recently_used_go(loop_flag: str) -> None:
@@ -318,7 +318,7 @@ def test_the_cap_on_flows_lets_the_least_recently_used_go(loop_flag: str) -> Non
             first.setdefault(name, backend.recvfrom(10)[1])
         assert "at 3 flows, -udp-max-flows" in proxy.line()
         assert "3 live" in (totals := proxy.totals())
-        assert "4 flows, 1 flows evicted" in totals
+        assert "4 flows, 1 flow evicted" in totals
         # Client 1 was the one that went: its next datagram is a new flow, the others' are not.
         for name, is_new in ((0, False), (2, False), (3, False), (1, True)):
             clients[name].send(b"y")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -13,7 +12,6 @@ from pathlib import Path
 
 import pytest
 
-import pyproxy
 from tests.support.proxy import PATIENCE_S, PROGRAM, before, connect, running
 from tests.support.sockets import (
     accept,
@@ -69,7 +67,7 @@ def test_a_proxy_without_clients_has_no_event_loop_yet() -> None:
             client.sendall(b"x")
             assert receive_exactly(client, 1) == b"x"
         assert has_loop()
-        assert "live, 1 B up, 1 B down, 1 connections" in proxy.totals()
+        assert "live, 1 B up, 1 B down, 1 connection" in proxy.totals()
 
 
 _ASKED_IN_THE_MIDDLE = """
@@ -99,13 +97,14 @@ def test_totals_are_not_told_in_the_middle_of_something() -> None:
 @pytest.mark.parametrize(
     ("arguments", "status", "words"),
     [
-        (["-host-port", "70000"], 1, ["-host-port 70000", "65535"]),
-        (["-container-ip", "db"], 1, ["-container-ip 'db'"]),
+        (["-host-port", "70000"], 2, ["-host-port 70000", "65535"]),
+        (["-container-ip", "db"], 2, ["-container-ip 'db'"]),
         (["-host-ip", "192.0.2.1", "-host-port", "0"], 1, ["192.0.2.1", "not an address of this host"]),
         (["-host-ip", "fe80::1%nowhere"], 1, ["-host-ip fe80::1%nowhere", "zone"]),
         (["-hostport", "80"], 2, ["-hostport", "See pyproxy -help."]),
         (["-use-listen-fd"], 1, ["descriptor 4"]),
-        (["-proto", "icmp"], 1, ["-proto 'icmp'"]),
+        (["-proto", "icmp"], 2, ["-proto 'icmp'"]),
+        (["80:8080"], 2, ["'80:8080'", "See pyproxy -help."]),
     ],
 )
 def test_bad_input_gets_a_line_that_names_it(arguments: list[str], status: int, words: list[str]) -> None:
@@ -115,6 +114,20 @@ def test_bad_input_gets_a_line_that_names_it(arguments: list[str], status: int, 
     for word in words:
         assert word in done.stderr
     assert len(done.stderr.splitlines()) == status
+
+
+def test_pyproxy_alone_says_what_it_could_do() -> None:
+    done = refused()
+    assert done.returncode == 2
+    assert "pyproxy -host-port 1234 -container-ip 172.19.0.2 -container-port 1234\n" in done.stderr
+    assert "engine, ports, top, drain, install, uninstall, help" in done.stderr
+
+
+@pytest.mark.parametrize(("typed", "meant"), [("drian", "drain"), ("port", "ports"), ("uninstal", "uninstall")])
+def test_a_subcommand_that_was_mistyped_is_guessed(typed: str, meant: str) -> None:
+    done = refused(typed, "80")
+    assert done.returncode == 2
+    assert f"'{typed}': did you mean {meant}?" in done.stderr
 
 
 def test_a_port_in_use_is_named_with_the_command_that_shows_who_has_it() -> None:
@@ -173,7 +186,7 @@ def test_whatever_the_shell_left_on_descriptor_3_is_not_written_to(what: str, tm
         child = os.posix_spawn(
             PROGRAM, [PROGRAM, *ENDS, "-container-port", "0"], os.environ, file_actions=[(os.POSIX_SPAWN_DUP2, left, 3)]
         )
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 2
         ours.setblocking(False)
         with pytest.raises(BlockingIOError):
             ours.recv(1)
@@ -316,7 +329,7 @@ def test_limits_end_connections_that_do_nothing(loop_flag: str) -> None:
         for sock in (client, backend):
             with pytest.raises(ConnectionResetError):
                 sock.recv(1)
-        assert "1 connections timed out" in proxy.totals()
+        assert "1 connection timed out" in proxy.totals()
 
 
 def test_the_half_closed_limit_spares_open_connections(loop_flag: str) -> None:
@@ -350,7 +363,7 @@ def test_the_connect_limit_ends_a_dial_that_nobody_answers(loop_flag: str) -> No
             with pytest.raises(ConnectionResetError):
                 client.recv(1)
             assert "connection timed out" in proxy.line()
-            assert "1 connections failed" in proxy.totals()
+            assert "1 connection failed" in proxy.totals()
 
 
 def test_messages_go_to_the_system_log_where_stderr_is_null(tmp_path: Path) -> None:
@@ -407,36 +420,3 @@ def test_a_log_that_nobody_reads_stops_neither_traffic_nor_the_stop() -> None:
             assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
         os.close(read)
         os.close(write)
-
-
-def test_a_port_that_waits_for_its_first_client_survives_an_upgrade(tmp_path: Path) -> None:
-    """The process then becomes the version that is installed; its process id, its socket and its parent stay."""
-    shutil.copytree(Path(pyproxy.__file__).parent, tmp_path / "pyproxy")
-    start = tmp_path / "start"
-    start.write_text(f"#!{sys.executable}\nfrom pyproxy.__main__ import main\nmain()\n")
-    start.chmod(0o755)
-    with serving(echo) as backend, before(backend, program=str(start)) as proxy:
-        pid = proxy.process.pid
-        shutil.rmtree(tmp_path / "pyproxy")
-        shutil.copytree(Path(pyproxy.__file__).parent, tmp_path / "pyproxy")
-        (tmp_path / "pyproxy" / "__main__.py").touch()
-        with connect(proxy) as client:
-            client.sendall(b"x")
-            assert receive_exactly(client, 1) == b"x"
-        command = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
-        assert "-use-listen-fd" in command
-        assert f"serving -> 127.0.0.1:{backend[1]}" in proxy.line()
-        assert "1 connections" in proxy.totals()
-
-
-def test_a_port_whose_program_is_gone_says_so(tmp_path: Path) -> None:
-    shutil.copytree(Path(pyproxy.__file__).parent, tmp_path / "pyproxy")
-    start = tmp_path / "start"
-    start.write_text(f"#!{sys.executable}\nfrom pyproxy.__main__ import main\nmain()\n")
-    start.chmod(0o755)
-    with running(*ENDS, program=str(start)) as proxy:
-        shutil.rmtree(tmp_path / "pyproxy")
-        with contextlib.suppress(ConnectionResetError):
-            connect(proxy).close()
-        assert "installation of pyproxy is gone" in proxy.line()
-        assert proxy.process.wait(PATIENCE_S) == 1

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from pyproxy.core.counters import counted
 from tests.support.proxy import PATIENCE_S, Proxy, connect, running
 from tests.support.sockets import address_of, echo, listening, receive_exactly, serving
 from tests.support.transfer import BLOCK, Receiver, Sender, assert_whole, digest_of, through
@@ -220,7 +221,7 @@ def test_a_worker_that_is_killed_costs_its_connections_and_no_others(loop_flag: 
         assert whole
         assert cut
         assert whole + cut == len(clients)
-        assert f"8 connections, {cut} connections reset" in proxy.totals()
+        assert f"8 connections, {counted(cut, 'connection')} reset" in proxy.totals()
         with connect(proxy) as client:
             exchange([client])
 

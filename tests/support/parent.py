@@ -8,7 +8,7 @@ import os
 import signal
 import socket
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from tests.support.proxy import PATIENCE_S, PROGRAM
 from tests.support.sockets import family_of, receive_all
@@ -22,14 +22,19 @@ class Child:
     """pyproxy as dockerd starts it: no standard streams, the status pipe on 3, perhaps a socket on 4."""
 
     def __init__(
-        self, arguments: Sequence[str], passed: socket.socket | None = None, *, program: str = PROGRAM
+        self,
+        arguments: Sequence[str],
+        passed: socket.socket | None = None,
+        *,
+        program: str = PROGRAM,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         read, write = os.pipe()
         try:
             self.pid = os.posix_spawn(
                 program,
                 [program, *arguments],
-                os.environ,
+                os.environ if environment is None else environment,
                 file_actions=[
                     *((os.POSIX_SPAWN_OPEN, fd, os.devnull, os.O_RDWR, 0) for fd in range(3)),
                     # The numbers in hand may be 3 or 4 themselves, so they go by way of high ones.
@@ -77,9 +82,13 @@ class Child:
 
 @contextlib.contextmanager
 def started(
-    arguments: Sequence[str], passed: socket.socket | None = None, *, program: str = PROGRAM
+    arguments: Sequence[str],
+    passed: socket.socket | None = None,
+    *,
+    program: str = PROGRAM,
+    environment: Mapping[str, str] | None = None,
 ) -> Iterator[Child]:
-    child = Child(arguments, passed, program=program)
+    child = Child(arguments, passed, program=program, environment=environment)
     try:
         yield child
     finally:
@@ -100,15 +109,16 @@ def free_port(ip: str, kind: socket.SocketKind) -> int:
 
 
 def passed_socket(ip: str, kind: socket.SocketKind, *, packet_info: bool = True) -> socket.socket:
-    """The socket as dockerd 28 makes it: bound, behind a filter that drops all until the rules are in place."""
+    """The socket as dockerd makes it: with SO_REUSEADDR, of UDP in 28 only; bound, from 29 on behind a filter that
+    drops all until the rules are in place.
+    """
     sock = socket.socket(family_of(ip), kind)
     if ":" in ip:
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-    if kind == socket.SOCK_STREAM:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    elif packet_info and ":" in ip:
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if kind == socket.SOCK_DGRAM and packet_info and ":" in ip:
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
-    elif packet_info:
+    elif kind == socket.SOCK_DGRAM and packet_info:
         sock.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)
     # struct sock_fprog of one instruction, BPF_RET | BPF_K with 0: accept no byte of any packet.
     drop_all = ctypes.create_string_buffer(struct.pack("HBBI", 0x06, 0, 0, 0))
