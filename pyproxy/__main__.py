@@ -52,7 +52,7 @@ def main() -> None:
         from pyproxy.interpreter import find_packages
 
         find_packages()
-        from pyproxy.engine.dispatch import main as run
+        from pyproxy.cli.dispatch import main as run
 
         sys.exit(run(sys.argv[1], sys.argv[2:]))
     status = dockerd.status_pipe()

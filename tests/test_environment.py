@@ -15,13 +15,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.engine.test_publisher import HANGS_S, LOCAL, run_dir
+from tests.engine.test_publisher import _until as until
 from tests.support.engine import SHELLS, STUB, command_of, is_stub, running_engine
 from tests.support.installation import Installation
 from tests.support.parent import Child, arguments_for, exchange_tcp, free_port, passed_socket, started
 from tests.support.proxy import PATIENCE_S, PROGRAM
 from tests.support.sockets import address_of, echo, serving
-from tests.test_engine import HANGS_S, LOCAL, run_dir
-from tests.test_engine import _until as until
 
 __all__ = ["run_dir"]
 

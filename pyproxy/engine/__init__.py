@@ -2,31 +2,21 @@
 
 dockerd starts `bin/pyproxy-stub` for each port, a shell script that costs about 0.13 MB and waits. Follow one port:
 
-    rundir.py      the run directory: who may use it, and what lies in it
-    requests.py    the lines that stubs write                                  (pure)
-    stub.py        a stub, as the kernel shows it: is it what it says, and its descriptor 4
-    port.py        one published port being served
-    ports.py       all of them, by name and by stub
-    nudge.py       a signal that a shell may have missed
-    slices.py      long work in short steps
-    core.py        publish, unpublish, outlive
-    handover.py    the sockets go to a new engine, which takes over
-    conversation.py  words between two engines
-    draining.py    an earlier engine, until its connections have ended
-    reporting.py   what that one says of them
-    control.py     HTTP on a UNIX socket: what is served, and how it goes
-    metrics.py     the same for Prometheus
-    notify.py      what systemd is told
-    dispatch.py    which subcommand, and what it needs
-    options.py     subcommands' flags, and the engine's
-    extra.py       where the libraries come from that it needs
-    command.py     `pyproxy engine`
-    client.py      `pyproxy ports`, `top` and `drain`
-    tables.py      which columns and rows fit a terminal                       (pure)
-    top.py         a terminal that is drawn on, and left as it was
-    install.py     `pyproxy install` and `uninstall`
-    unit.py        the systemd unit                                            (pure)
-    daemonjson.py  one key of dockerd's configuration                          (pure)
+    rundir.py            the run directory: who may use it, and what lies in it
+    sources/requests.py  the lines that stubs write                                  (pure)
+    sources/stub.py      a stub, as the kernel shows it: is it what it says, and its descriptor 4
+    publisher.py         publish, unpublish, drain, outlive
+    port.py              one published port being served
+    ports.py             all of them, by name and by stub
+    sources/nudge.py     a signal that a shell may have missed
+    slices.py            long work in short steps
+    handover.py          the sockets go to a new engine, which takes over
+    conversation.py      words between two engines
+    draining.py          an earlier engine, until its connections have ended
+    reporting.py         what that one says of them
+    api.py               HTTP on a UNIX socket: what is served, and how it goes
+    metrics.py           the same for Prometheus
+    notify.py            what systemd is told
 
 The run directory has two FIFOs. Into `requests` stubs write one line each time: `serve`, `stop` or `solo`, the process
 id, and the command line they were started with. The engine answers by a signal: SIGUSR1 is yes, SIGUSR2 is no. To wait

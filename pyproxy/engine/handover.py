@@ -32,13 +32,13 @@ from typing import Any, NamedTuple
 
 from pyproxy.core.counters import Counters
 from pyproxy.engine.conversation import Conversation
-from pyproxy.engine.core import Engine
 from pyproxy.engine.draining import DrainingEngine, counted
 from pyproxy.engine.port import Port
+from pyproxy.engine.publisher import Engine
 from pyproxy.engine.reporting import Reporter
 from pyproxy.engine.rundir import RunDir, RunDirError
 from pyproxy.engine.slices import sliced
-from pyproxy.engine.stub import Stub
+from pyproxy.engine.sources.stub import Stub
 from pyproxy.errors import StartError, in_words
 from pyproxy.flags import parse
 from pyproxy.log import Log

@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry, ProcessCollector, generate_late
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from pyproxy.core.counters import Counters
-from pyproxy.engine.core import Engine
+from pyproxy.engine.publisher import Engine
 from pyproxy.engine.slices import sliced
 
 # https://prometheus.io/docs/instrumenting/exposition_formats/, what generate_latest writes.

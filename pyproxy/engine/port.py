@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from pyproxy.core.counters import Counters
-from pyproxy.engine.stub import Stub
+from pyproxy.engine.sources.stub import Stub
 from pyproxy.flags import Settings
 from pyproxy.log import Log
 from pyproxy.published import PublishedPort, join_host_port

@@ -8,8 +8,8 @@ import os
 from typing import Any
 
 from pyproxy.engine.conversation import Conversation
-from pyproxy.engine.core import Engine
 from pyproxy.engine.port import Port
+from pyproxy.engine.publisher import Engine
 from pyproxy.engine.slices import sliced
 
 # A description is some 600 bytes as JSON: far below what the socket takes at once (net.core.wmem_default, 212,992).

@@ -20,8 +20,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
-from pyproxy.engine import daemonjson, unit
-from pyproxy.engine.options import Parser, add_engine_options_as_text, engine_arguments
+from pyproxy.cli import daemonjson, unit
+from pyproxy.cli.options import Parser, add_engine_options_as_text, engine_arguments
 from pyproxy.errors import plain
 
 # dockerd's default (dockerd(8), --config-file), and where administrators' units belong (systemd.unit(5)).

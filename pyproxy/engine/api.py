@@ -32,11 +32,11 @@ from typing import Any
 from aiohttp import web
 
 from pyproxy import __version__
-from pyproxy.engine.core import Engine
 from pyproxy.engine.metrics import CONTENT_TYPE, exposition
 from pyproxy.engine.port import Port
+from pyproxy.engine.publisher import Engine
 from pyproxy.engine.slices import sliced
-from pyproxy.engine.stub import StubError
+from pyproxy.engine.sources.stub import StubError
 from pyproxy.errors import StartError
 from pyproxy.flags import parse
 from pyproxy.published import UDP

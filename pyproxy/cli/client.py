@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from pyproxy.engine.options import Parser, typed
+from pyproxy.cli.options import Parser, typed
 from pyproxy.engine.rundir import default_path
 from pyproxy.errors import plain
 from pyproxy.flags import seconds
@@ -39,7 +39,7 @@ def ports(arguments: list[str]) -> int:
 
 def top(arguments: list[str]) -> int:
     """`pyproxy top`"""
-    from pyproxy.engine.tables import ORDERS
+    from pyproxy.cli.tables import ORDERS
 
     parser = _parser("top", "Watch the ports: rates, connections, flows, errors. Ends with q or Ctrl-C.")
     parser.add_argument("--interval", type=typed(_interval), default=1.0, metavar="S",
@@ -132,7 +132,7 @@ def _ports(options: argparse.Namespace) -> None:
         said = ask(options.run_dir, "GET", "/ports")
         print(json.dumps([*said["ports"], *said.get("draining", [])], indent=2))
         return
-    from pyproxy.engine.tables import all_ports, ports_table
+    from pyproxy.cli.tables import all_ports, ports_table
 
     found = all_ports(ask(options.run_dir, "GET", "/ports"))
     if not found:
@@ -144,8 +144,8 @@ def _ports(options: argparse.Namespace) -> None:
 
 
 def _top(options: argparse.Namespace) -> None:
-    from pyproxy.engine.tables import all_ports
-    from pyproxy.engine.top import print_tables, watch
+    from pyproxy.cli.tables import all_ports
+    from pyproxy.cli.top import print_tables, watch
 
     def look() -> list[dict[str, Any]]:
         return all_ports(ask(options.run_dir, "GET", "/ports"))

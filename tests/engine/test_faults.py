@@ -20,19 +20,19 @@ from typing import Any
 
 import pytest
 
-from pyproxy.engine.client import ask
-from pyproxy.engine.core import Engine as Core
-from pyproxy.engine.core import Options
+from pyproxy.cli.client import ask
+from pyproxy.engine.publisher import Engine as Core
+from pyproxy.engine.publisher import Options
 from pyproxy.engine.rundir import RunDir
-from pyproxy.engine.stub import Stub
+from pyproxy.engine.sources.stub import Stub
 from pyproxy.flags import parse
 from pyproxy.log import Log
+from tests.engine.test_api import client_of, publish
+from tests.engine.test_publisher import HANGS_S, LOCAL, NOWHERE, _until, engine, free, run_dir, shell
 from tests.support.engine import Engine, accepted_within, ends_within, is_stub, running_engine, start_stub, stub
 from tests.support.parent import arguments_for, exchange_tcp
 from tests.support.proxy import PATIENCE_S, PROGRAM
 from tests.support.sockets import echo, serving
-from tests.test_engine import HANGS_S, LOCAL, NOWHERE, _until, engine, free, run_dir, shell
-from tests.test_engine_control import client_of, publish
 
 __all__ = ["engine", "run_dir", "shell"]
 

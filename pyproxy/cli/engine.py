@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import NoReturn
 
 from pyproxy import __version__
+from pyproxy.cli.options import Parser, add_engine_options
 from pyproxy.core.counters import counted
-from pyproxy.engine.control import Control
-from pyproxy.engine.core import Engine, Options
+from pyproxy.engine.api import Control
 from pyproxy.engine.handover import Handover, Takeover
 from pyproxy.engine.notify import tell_systemd
-from pyproxy.engine.options import Parser, add_engine_options
+from pyproxy.engine.publisher import Engine, Options
 from pyproxy.engine.rundir import EngineRunsError, RunDir, RunDirError, default_path
 from pyproxy.interpreter import successors
 from pyproxy.log import Log

@@ -19,13 +19,13 @@ from typing import Any, NamedTuple, TypeVar
 
 from pyproxy.bind import LISTEN_FD, host_socket
 from pyproxy.engine.draining import DrainingEngine, Key
-from pyproxy.engine.nudge import Nudges
 from pyproxy.engine.port import Drained, Port, name_of
 from pyproxy.engine.ports import Ports
-from pyproxy.engine.requests import SERVE, STOP, Reader, Request, line_of, settle
 from pyproxy.engine.rundir import RunDir
 from pyproxy.engine.slices import Slice, sliced
-from pyproxy.engine.stub import NO, NUDGE, YES, NotAStubError, Stub, StubError, own_network, recognise
+from pyproxy.engine.sources.nudge import Nudges
+from pyproxy.engine.sources.requests import SERVE, STOP, Reader, Request, line_of, settle
+from pyproxy.engine.sources.stub import NO, NUDGE, YES, NotAStubError, Stub, StubError, own_network, recognise
 from pyproxy.errors import OUT_OF_RESOURCES, StartError, in_words
 from pyproxy.flags import Settings, parse
 from pyproxy.log import Log

@@ -19,7 +19,7 @@ import time
 from collections import deque
 
 from pyproxy.engine.slices import Slice
-from pyproxy.engine.stub import NUDGE, Stub
+from pyproxy.engine.sources.stub import NUDGE, Stub
 
 # Seconds after the engine's yes, and what is sent. The first is how long a missed stop takes. The others are guesses,
 # late enough for a machine that is busy starting a hundred containers.

@@ -14,12 +14,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.engine.test_publisher import LOCAL, RECOVERS_S, free, run_dir
 from tests.support.engine import Engine, accepted_within, ends_within, is_stub, running_engine, stub
 from tests.support.load import load_on
 from tests.support.parent import Child, exchange_tcp, free_port, passed_socket
 from tests.support.proxy import PATIENCE_S, PROGRAM
 from tests.support.sockets import address_of, echo, echo_process, serving
-from tests.test_engine import LOCAL, RECOVERS_S, free, run_dir
 
 __all__ = ["run_dir"]
 

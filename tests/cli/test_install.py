@@ -19,13 +19,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyproxy.engine import daemonjson, install, unit
-from pyproxy.engine.client import ask
+from pyproxy.cli import daemonjson, install, unit
+from pyproxy.cli.client import ask
+from tests.engine.test_publisher import LOCAL, free, run_dir
 from tests.support.engine import STUB, is_stub, running_engine, stub
 from tests.support.parent import exchange_tcp, passed_socket
 from tests.support.proxy import PATIENCE_S, PROGRAM
 from tests.support.sockets import address_of, echo, serving
-from tests.test_engine import LOCAL, free, run_dir
 
 __all__ = ["run_dir"]
 

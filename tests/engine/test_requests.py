@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyproxy.engine.requests import PIPE_BUF, SERVE, SOLO, STOP, Reader, Request, line_of, settle
+from pyproxy.engine.sources.requests import PIPE_BUF, SERVE, SOLO, STOP, Reader, Request, line_of, settle
 
 
 @pytest.mark.parametrize(

@@ -20,15 +20,15 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from pyproxy import __version__
-from pyproxy.engine import unit
-from pyproxy.engine.client import ClientError, ask
-from pyproxy.engine.extra import DISTRIBUTION, requirement
+from pyproxy.cli import unit
+from pyproxy.cli.client import ClientError, ask
+from pyproxy.cli.extra import DISTRIBUTION, requirement
 from pyproxy.flags import SUBCOMMANDS, USAGE
+from tests.engine.test_publisher import LOCAL, engine, free, run_dir
 from tests.support.engine import Engine, is_stub, running_engine, stub
 from tests.support.parent import exchange_tcp, free_port
 from tests.support.proxy import PATIENCE_S, PROGRAM
 from tests.support.sockets import echo, serving
-from tests.test_engine import LOCAL, engine, free, run_dir
 
 __all__ = ["engine", "run_dir"]
 

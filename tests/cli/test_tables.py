@@ -19,9 +19,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
-from pyproxy.core.counters import Counters
-from pyproxy.engine.client import ask
-from pyproxy.engine.tables import (
+from pyproxy.cli.client import ask
+from pyproxy.cli.tables import (
     Moving,
     Rates,
     all_ports,
@@ -33,10 +32,11 @@ from pyproxy.engine.tables import (
     top_table,
     total_of,
 )
+from pyproxy.core.counters import Counters
+from tests.engine.test_api import publish, pyproxy
+from tests.engine.test_publisher import engine, run_dir
 from tests.support.engine import Engine
 from tests.support.proxy import PATIENCE_S, PROGRAM
-from tests.test_engine import engine, run_dir
-from tests.test_engine_control import publish, pyproxy
 
 __all__ = ["engine", "run_dir"]
 

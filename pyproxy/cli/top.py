@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from pyproxy.engine.tables import ORDERS, Moving, moving, top_table
+from pyproxy.cli.tables import ORDERS, Moving, moving, top_table
 from pyproxy.errors import plain
 
 # `q`, and end of file as a terminal without line editing has it (Ctrl-D).

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-from pyproxy.engine.unit import MISCONFIGURED
+from pyproxy.cli.unit import MISCONFIGURED
 from pyproxy.errors import plain
 from pyproxy.flags import SUBCOMMANDS, USAGE, did_you_mean
 
@@ -26,7 +26,7 @@ def main(name: str, arguments: list[str]) -> int:
         missing = (exc.name or "").partition(".")[0]
         if missing not in _NEEDED:
             raise
-        from pyproxy.engine.extra import how_to_get
+        from pyproxy.cli.extra import how_to_get
 
         print(f"pyproxy {name} needs {missing}, which is not installed: {how_to_get('engine')}", file=sys.stderr)
         return MISCONFIGURED if name == "engine" else 1
@@ -41,14 +41,14 @@ def _run(name: str, arguments: list[str]) -> int:
     if name == "help":
         return _help(arguments)
     if name == "engine":
-        from pyproxy.engine import command
+        from pyproxy.cli import engine
 
-        return command.main(arguments)
+        return engine.main(arguments)
     if name in ("install", "uninstall"):
-        from pyproxy.engine import install
+        from pyproxy.cli import install
 
         return install.COMMANDS[name](arguments)
-    from pyproxy.engine import client
+    from pyproxy.cli import client
 
     return client.main(name, arguments)
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from pyproxy.engine.client import ClientError, ask
+from pyproxy.cli.client import ClientError, ask
 from tests.support.engine import (
     SHELLS,
     STUB,
