@@ -458,13 +458,16 @@ class Engine:
             self._drained(port, timer)
 
     def _cut(self, port: Port) -> None:
-        """Reset what is left of a port, some at a time; `_drained` follows when the last connection has ended."""
+        """Reset what is left of a port, some at a time; `_drained` follows when the last connection has ended. Where
+        one side has gone already, its last words go on their way, as `Listener.close` has it.
+        """
         if isinstance(port.relay, DatagramRelay):
             self._forget(port)
             return
         step = Slice()
         for connection in port.connections():
-            connection.abort()
+            if not connection.draining:
+                connection.abort()
             if step.over:
                 self.poller.again(functools.partial(self._cut, port))
                 return
