@@ -303,7 +303,7 @@ class Engine:
         if not stub.was_stoppable:
             # It starts again with its signals as they should be, or as pyproxy; or it is being stopped just now.
             stub.signal(NUDGE)
-            self._refuse(stub)
+            stub.close()
             return
         try:
             self._begin_for(stub)
