@@ -89,7 +89,7 @@ def test_arguments_that_are_no_text_hold_up_no_other(engine: Engine) -> None:
     with stub("sh", free(), NOWHERE, more=odd) as strange, stub("sh", free(), NOWHERE) as child:
         assert child.first_answer() == b"0\n"
         assert is_stub(child.pid)
-        assert strange.wait() == 1
+        assert strange.wait() == 2  # typed wrong
         assert child.stop() == 0
 
 
