@@ -107,7 +107,7 @@ def test_a_published_port_is_reached_from_everywhere(dockerd: Dockerd, container
         assert tell(dockerd, address, message=f"by {address}") == "to the client"
     # From the same network, which is a hairpin, and from another one, both by the host's address.
     for network in ("inetwork", "bridge"):
-        inside = f"echo by {network} | nc 10.0.0.27 1234"
+        inside = f"echo by {network} >said; nc 10.0.0.27 1234 <said"  # there before the answer is
         answer = dockerd.docker("run", "--rm", "--network", network, IMAGE, "sh", "-c", inside)
         assert answer == "to the client"
     assert dockerd.run("nc", "-N", "10.0.0.27", "1234", on="outside", stdin="by eth0\n") == "to the client\n"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
+import shutil
 import signal
 import subprocess
 import time
@@ -12,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from pyproxy.engine.rundir import default_path
+from pyproxy.engine.rundir import PROCESS_NAME, default_path
 from tests.engine.test_publisher import HANGS_S, LOCAL, engine, free, run_dir, shell
 from tests.support.engine import SHELLS, STUB, Engine, is_stub, running_engine
 from tests.support.parent import Child, arguments_for, exchange_tcp, started
@@ -94,12 +96,25 @@ def test_an_engine_ends_by_a_signal_that_was_ignored_when_it_was_started(run_dir
             assert running.process.returncode == 0
 
 
-def _planted(folder: Path, owner: int, alive: Path) -> None:
+@pytest.fixture
+def named_engine(tmp_path: Path) -> Iterator[int]:
+    """The process id of what stubs take for an engine by its name, and which is none."""
+    for path in (tmp_path, *tmp_path.parents):
+        if path.name.startswith(("pytest-", "test_")):
+            path.chmod(0o755)
+    name = tmp_path / PROCESS_NAME
+    name.symlink_to(f"{shutil.which('sleep')}")
+    with subprocess.Popen([name, "1000"]) as process:
+        yield process.pid
+        process.kill()
+
+
+def _planted(folder: Path, owner: int, alive: Path, engine: int) -> None:
     """A run directory with a live engine's process id, and a link where stubs open a file for writing."""
     folder.mkdir(parents=True)
     os.mkfifo(folder / "requests")
     (folder / "alive").symlink_to(alive)
-    (folder / "pid").write_text(f"{os.getpid()}\n")
+    (folder / "pid").write_text(f"{engine}\n")
     for path in (folder.parent, folder, folder / "requests", folder / "pid"):
         os.chown(path, owner, owner)
 
@@ -115,9 +130,9 @@ def _is_pyproxy_at_once(shell: str, environment: Mapping[str, str]) -> None:
 
 
 @as_root
-def test_root_makes_no_file_where_another_users_directory_points(shell: str, tmp_path: Path) -> None:
+def test_root_makes_no_file_where_another_users_directory_points(shell: str, tmp_path: Path, named_engine: int) -> None:
     target = tmp_path / "target"
-    _planted(tmp_path / "session" / "pyproxy", NOBODY, target)
+    _planted(tmp_path / "session" / "pyproxy", NOBODY, target, named_engine)
     _is_pyproxy_at_once(shell, {"XDG_RUNTIME_DIR": str(tmp_path / "session")})
     assert not target.exists()
 
@@ -133,10 +148,10 @@ def _made(path: Path) -> Path:
     return path
 
 
-def test_nothing_is_opened_through_a_link_nor_made(shell: str, tmp_path: Path) -> None:
+def test_nothing_is_opened_through_a_link_nor_made(shell: str, tmp_path: Path, named_engine: int) -> None:
     target = tmp_path / "target"
     folder = tmp_path / "session" / "pyproxy"
-    _planted(folder, os.geteuid(), target)
+    _planted(folder, os.geteuid(), target, named_engine)
     _is_pyproxy_at_once(shell, {"PYPROXY_RUN_DIR": str(folder)})
     (folder / "alive").unlink()
     _is_pyproxy_at_once(shell, {"PYPROXY_RUN_DIR": str(folder)})
@@ -147,33 +162,27 @@ def test_nothing_is_opened_through_a_link_nor_made(shell: str, tmp_path: Path) -
 
 
 @as_root
-def test_a_user_has_the_engine_of_his_session_and_of_no_other(shell: str, tmp_path: Path) -> None:
+def test_a_user_has_the_engine_of_his_session_and_of_no_other(shell: str, tmp_path: Path, named_engine: int) -> None:
     """By what a stub writes: the engine is the test."""
-    for path in (tmp_path, *tmp_path.parents):
-        if path.stat().st_uid == 0 and path.name.startswith(("pytest-", "test_")):
-            path.chmod(0o755)
     user = ["setpriv", f"--reuid={NOBODY}", "--clear-groups"]
-    with subprocess.Popen([*user, "sleep", "1000"]) as running:
-        for owner in (NOBODY, NOBODY - 1):
-            session = tmp_path / str(owner)
-            _planted(session / "pyproxy", owner, tmp_path / "target")
-            (session / "pyproxy" / "alive").unlink()
-            os.mkfifo(session / "pyproxy" / "alive")
-            os.chown(session / "pyproxy" / "alive", owner, owner)
-            (session / "pyproxy" / "pid").write_text(f"{running.pid}\n")
-            requests = os.open(session / "pyproxy" / "requests", os.O_RDWR | os.O_NONBLOCK)
-            words = [*user, *(SHELLS[shell] or ["sh"]), STUB, "-host-port", "0"]
-            with subprocess.Popen(words, env={"XDG_RUNTIME_DIR": str(session)}, stderr=subprocess.DEVNULL) as stub:
-                if owner == NOBODY:
-                    os.set_blocking(requests, True)
-                    assert os.read(requests, 100).startswith(b"serve %d " % stub.pid)
-                    stub.kill()
-                else:
-                    stub.wait(HANGS_S / 2)
-                    with pytest.raises(BlockingIOError):
-                        os.read(requests, 100)
-            os.close(requests)
-        running.kill()
+    for owner in (NOBODY, NOBODY - 1):
+        session = tmp_path / str(owner)
+        _planted(session / "pyproxy", owner, tmp_path / "target", named_engine)
+        (session / "pyproxy" / "alive").unlink()
+        os.mkfifo(session / "pyproxy" / "alive")
+        os.chown(session / "pyproxy" / "alive", owner, owner)
+        requests = os.open(session / "pyproxy" / "requests", os.O_RDWR | os.O_NONBLOCK)
+        words = [*user, *(SHELLS[shell] or ["sh"]), STUB, "-host-port", "0"]
+        with subprocess.Popen(words, env={"XDG_RUNTIME_DIR": str(session)}, stderr=subprocess.DEVNULL) as stub:
+            if owner == NOBODY:
+                assert select.select([requests], [], [], HANGS_S)[0]
+                assert os.read(requests, 100).startswith(b"serve %d " % stub.pid)
+                stub.kill()
+            else:
+                stub.wait(HANGS_S / 2)
+                with pytest.raises(BlockingIOError):
+                    os.read(requests, 100)
+        os.close(requests)
 
 
 @as_root

@@ -61,7 +61,7 @@ def test_a_port_survives_an_upgrade_of_pyproxy(installation: Installation, backe
         command = Path(f"/proc/{proxy.process.pid}/cmdline").read_text().split("\0")
         assert "-use-listen-fd" in command
         assert f"serving -> 127.0.0.1:{backend[1]}" in proxy.line()
-        assert "1 connections" in proxy.totals()
+        assert "1 connection" in proxy.totals()
 
 
 def test_a_port_survives_a_patch_of_python(

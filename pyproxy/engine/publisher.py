@@ -299,7 +299,7 @@ class Engine:
         if not stub.was_stoppable:
             # It starts again with its signals as they should be, or as pyproxy; or it is being stopped just now.
             stub.signal(NUDGE)
-            self._refuse(stub)
+            stub.close()
             return
         try:
             self._begin_for(stub)
@@ -449,13 +449,16 @@ class Engine:
         port.relay.stop_accepting(lambda: self._drained(port, timer))
 
     def _cut(self, port: Port) -> None:
-        """Reset what is left of a port, some at a time; `_drained` follows when the last connection has ended."""
+        """Reset what is left of a port, some at a time; `_drained` follows when the last connection has ended. Where
+        one side has gone already, its last words go on their way, as `Listener.close` has it.
+        """
         if not port.relay.can_drain:
             self._forget(port)
             return
         step = Slice()
         for connection in port.connections():
-            connection.abort()
+            if not connection.draining:
+                connection.abort()
             if step.over:
                 self.poller.call_soon(functools.partial(self._cut, port))
                 return

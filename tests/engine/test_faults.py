@@ -89,7 +89,7 @@ def test_arguments_that_are_no_text_hold_up_no_other(engine: Engine) -> None:
     with stub("sh", free(), NOWHERE, more=odd) as strange, stub("sh", free(), NOWHERE) as child:
         assert child.first_answer() == b"0\n"
         assert is_stub(child.pid)
-        assert strange.wait() == 1
+        assert strange.wait() == 2  # typed wrong
         assert child.stop() == 0
 
 
@@ -358,11 +358,18 @@ class Exchanges:
         self.longest_s = 0.0
         self._address = address
         self._ended = False
+        self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._run)
+
+    def await_more(self, count: int) -> None:
+        """Sleep until so many more have gone: a loop would take the interpreter from the two threads that exchange."""
+        with self._changed:
+            wanted = self.count + count
+            assert self._changed.wait_for(lambda: self.count >= wanted, 6 * PATIENCE_S)
 
     def __enter__(self) -> Exchanges:
         self._thread.start()
-        _until(lambda: self.count > 10)
+        self.await_more(10)
         self.longest_s = 0.0
         return self
 
@@ -377,7 +384,9 @@ class Exchanges:
                 client.sendall(b"x")
                 assert client.recv(1) == b"x"
                 self.longest_s = max(self.longest_s, time.perf_counter() - began)
-                self.count += 1
+                with self._changed:
+                    self.count += 1
+                    self._changed.notify_all()
 
 
 # Each takes tens of steps: in one go, one or two exchanges would be under way.
@@ -394,8 +403,8 @@ def test_a_peer_that_does_not_read_holds_up_no_traffic(engine: Engine, run_dir: 
             deaf.connect(str(run_dir / "handover"))
             deaf.send(b"hello")
             deaf.recv(1, socket.MSG_PEEK)  # it has begun
-            began, count = time.monotonic(), exchanges.count
-            _until(lambda: exchanges.count > count + 500)
+            began = time.monotonic()
+            exchanges.await_more(500)
             assert time.monotonic() - began < 2.0  # it used to be 5 s before it gave up
         engine.await_line("failed to take over")
         assert exchange_tcp(address) == b"over and back"

@@ -229,6 +229,31 @@ def test_last_words_arrive_and_the_end_is_that_of_a_direct_connection(
     assert play(path, sender, MUCH, ending) == expected._replace(received=MUCH)
 
 
+def test_last_words_arrive_although_the_port_is_unpublished_meanwhile(run_dir: Path) -> None:
+    """As when a container crashes: it resets, and dockerd stops its proxies at once."""
+    with listening() as listener:
+        container = {"container_ip": "127.0.0.1", "container_port": address_of(listener)[1]}
+        port = ask(run_dir, "POST", "/ports", {"host_ip": "127.0.0.1", "host_port": 0} | container)
+        address = ("127.0.0.1", port["host_port"])
+        with (
+            socket.create_connection(address, timeout=PATIENCE_S) as told,
+            accept(listener) as teller,
+            socket.create_connection(address, timeout=PATIENCE_S) as cut,
+            accept(listener),
+        ):
+            teller.sendall(b"s" * MUCH)
+            await_acknowledged(teller)
+            reset(teller)
+            for _ in range(2):
+                ask(run_dir, "GET", "/ports")
+            ask(run_dir, "DELETE", f"/ports/{port['name']}")
+            with pytest.raises(ConnectionResetError):  # the container of this one had said nothing that waits
+                cut.recv(1)
+            with socket.create_server(address):  # the port is free
+                pass
+            assert read(told) == Outcome(MUCH, "reset", True)
+
+
 def test_last_words_arrive_from_a_worker_too() -> None:
     """The container answers, sees it acknowledged, and resets; connections have been moved before."""
 
