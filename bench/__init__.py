@@ -5,21 +5,19 @@ Follow a measurement:
     __main__.py    the command line: `python -m bench run`, `report`, `compare`
     run.py         rounds, and peers in turns; every cell checked, kept or marked as failed
     scenarios.py   what is measured: the list
-    trials.py      how: a trial of each peer, which takes turns
+    trials/        how: a trial of each peer, which takes turns; iperf3's JSON, read
     peers.py       what is measured against: how each proxy is started and stopped
     world.py       client, host and container as network namespaces
-    servers.py     what runs in the container: echo, bulk, datagram counter
-    forks.py       what runs on the client: a fork for each load program
-    load.py        the load programs: exchanges, connections, bulk, datagrams
-    bulk.py        bulk TCP, at both ends
-    batch.py       datagrams by the batch, at both ends
-    iperf.py       iperf3's JSON, read                                     (pure)
+    load/          what runs at the two ends of a peer
+      servers.py     in the container: echo, bulk, datagram counter
+      forkserver.py  on the client: a fork for each load program
+      programs.py    the load programs: exchanges, connections, bulk, datagrams
+      pump.py        bulk TCP, at both ends
+      batch.py       datagrams by the batch, at both ends
     usage.py       CPU and memory of a process tree
     stats.py       medians, their certainty, ratios round by round         (pure)
     results.py     one JSON file per run                                   (pure)
-    report.py      the table, for a terminal and in Markdown
-    compare.py     whether two runs agree
-    plots.py       PNG and SVG
+    report/        the table, whether two runs agree, plots
 
 Figures are ratios first: on a busy virtual machine a figure means little, a ratio of two from one round much more.
 """

@@ -11,9 +11,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from bench import report, results, usage
-from bench.compare import print_comparison
+from bench import results, usage
 from bench.peers import NOT_MEASURED, QUICK, DockerProxyLike, Peer, known_peers
+from bench.report import table as report
+from bench.report.compare import print_comparison
 from bench.results import ResultsError, Run
 from bench.run import measure_all
 from bench.scenarios import SCENARIOS, Scenario
@@ -115,7 +116,7 @@ def do_compare(arguments: argparse.Namespace) -> None:
 
 
 def show(run: Run, path: Path, console: Console) -> None:
-    from bench.plots import draw_all  # matplotlib takes a second to import: not before it is needed
+    from bench.report.plots import draw_all  # matplotlib takes a second to import: not before it is needed
 
     report.print_table(run, console)
     path.with_suffix(".md").write_text(report.markdown(run))

@@ -1,7 +1,7 @@
 """A run: round by round, scenario by scenario, turn by turn.
 
 A round takes all scenarios in turn. In each it starts all peers anew, and then they take short turns, A B C, C B A,
-B C A and so on (`turns_order`; bench/trials.py says why). Turns take what the machine does out of the ratios; rounds
+B C A and so on (`turns_order`; bench/trials/ says why). Turns take what the machine does out of the ratios; rounds
 differ by what runs differ by, a process's own luck: where its memory lies, which processor it got. So the spread of
 rounds says how far another run may be off. The time that is left after those that all have goes to the scenarios whose
 ratios are least certain, one after the other.
@@ -23,12 +23,12 @@ import psutil
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from bench import results, usage
-from bench.iperf import IperfError
 from bench.peers import QUICK, Peer
 from bench.results import Run
 from bench.scenarios import FIGURES, Scenario
 from bench.stats import ratios
-from bench.trials import Figures, Trial, knock
+from bench.trials.iperf import IperfError
+from bench.trials.trial import Figures, Trial, knock
 from bench.world import BenchWorld, LoadError
 from tests.lab.namespaces import CommandError
 

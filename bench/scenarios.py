@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from bench import trials
 from bench.peers import Peer
-from bench.trials import Begin, BeginCommand
+from bench.trials import trial as trials
+from bench.trials.trial import Begin, BeginCommand
 from bench.world import BULK_PORT, DATAGRAM_PORT, ECHO_PORT, IPERF_PORT, MIXED_PORT
 
 

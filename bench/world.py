@@ -102,7 +102,9 @@ class BenchWorld(ReferenceHost):
         self._bulk = self._serve("bulk", BULK_PORT)
         self._datagrams = self._serve("datagrams", DATAGRAM_PORT)
         self._names = itertools.count()
-        self._loads = self.start(sys.executable, "-m", "bench.forks", on=CLIENT, stdin=subprocess.PIPE, stderr=None)
+        self._loads = self.start(
+            sys.executable, "-m", "bench.load.forkserver", on=CLIENT, stdin=subprocess.PIPE, stderr=None
+        )
         _answer(self._loads)
         # It says a line per stream, which nobody reads: so it is the kernel that is asked whether it listens.
         silent = subprocess.DEVNULL
@@ -127,7 +129,14 @@ class BenchWorld(ReferenceHost):
 
     def _serve(self, what: str, port: int) -> subprocess.Popen[str]:
         server = self.start(
-            sys.executable, "-m", "bench.servers", what, str(port), on=CONTAINER, stdin=subprocess.PIPE, stderr=None
+            sys.executable,
+            "-m",
+            "bench.load.servers",
+            what,
+            str(port),
+            on=CONTAINER,
+            stdin=subprocess.PIPE,
+            stderr=None,
         )
         assert server.stdout is not None
         if server.stdout.readline() != "ready\n":
@@ -155,7 +164,7 @@ class BenchWorld(ReferenceHost):
             self._client_processors = self._processors
 
     def run_load(self, what: str, within_s: float = 60, **arguments: Any) -> dict[str, Any]:
-        """Run a load program (bench/load.py) on the client and return what it found. LoadError if it failed, or has
+        """Run a load program (bench/load/) on the client and return what it found. LoadError if it failed, or has
         not ended within that time.
         """
         return self._begin_load(what, f"{next(self._names)}", within_s, arguments)

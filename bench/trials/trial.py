@@ -22,9 +22,9 @@ from typing import Any, NamedTuple, Protocol
 import psutil
 
 from bench import usage
-from bench.iperf import bits_per_second
 from bench.peers import Beside, Peer, Running
 from bench.stats import percentile
+from bench.trials.iperf import bits_per_second
 from bench.world import CLIENT, CLIENT_IPS, BenchWorld, LoadError, StayingLoad
 
 Figures = dict[str, float]

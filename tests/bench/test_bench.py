@@ -21,17 +21,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from bench import results, trials, usage
+from bench import results, usage
 from bench.__main__ import choose_scenarios
-from bench.compare import compare, print_comparison
-from bench.iperf import IperfError, bits_per_second
 from bench.peers import Direct, Dnat, DockerProxy, DockerProxyLike, NextDockerProxy, Peer, Running, known_peers
-from bench.report import README_BEGIN, README_END, markdown, number, readme_section, rows, update_readme
+from bench.report.compare import compare, print_comparison
+from bench.report.table import README_BEGIN, README_END, markdown, number, readme_section, rows, update_readme
 from bench.results import ResultsError, Run
 from bench.run import least_certain, measure_all, measure_round, rounds_of_all, takes_part, turns_order
 from bench.scenarios import FIGURES, SCENARIOS, Scenario
 from bench.stats import is_noisy, percentile, ratios, summarize
-from bench.trials import Figures, Trial, counted, publish
+from bench.trials import trial as trials
+from bench.trials.iperf import IperfError, bits_per_second
+from bench.trials.trial import Figures, Trial, counted, publish
 from bench.world import (
     BULK_PORT,
     CLIENT,
@@ -48,7 +49,7 @@ from bench.world import (
 from tests.lab.namespaces import HOST, WorldError, processes_in
 
 DATA = Path(__file__).with_name("data")
-TREE = Path(__file__).parents[1]
+TREE = Path(__file__).parents[2]
 
 
 def scenario(name: str) -> Scenario:

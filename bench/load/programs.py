@@ -1,4 +1,4 @@
-"""What runs on the client. Each program is a function whose arguments and result are JSON's; bench/forks.py calls it.
+"""What runs on the client. Each program is a function whose arguments and result are JSON's; the fork server calls it.
 
 Those that stay stand ready with their connections open, one program for each peer, and take turns: as the harness says.
 Latencies are in microseconds, sorted out into percentiles here; contents are compared, counts are the receiver's. The
@@ -23,8 +23,8 @@ from typing import Any, Protocol
 import psutil
 
 from bench import usage
-from bench.batch import FlowsSender, Receiver, SegmentingSender, Sender, content, with_room
-from bench.bulk import DOWN, OPEN, UP, Pump
+from bench.load.batch import FlowsSender, Receiver, SegmentingSender, Sender, content, with_room
+from bench.load.pump import DOWN, OPEN, UP, Pump
 from bench.stats import percentile
 
 _PERCENTILES = {"p50_us": 0.5, "p90_us": 0.9, "p99_us": 0.99, "p999_us": 0.999}
@@ -314,7 +314,7 @@ def hold(harness: Harness, address: list[Any], most: int) -> None:
 
 
 def bulk(harness: Harness, address: list[Any], streams: int, ways: str, key: str) -> None:
-    """So many streams for each of the `ways` (`u`, `d`, `ud`), with their key for the server (bench/bulk.py).
+    """So many streams for each of the `ways` (`u`, `d`, `ud`), with their key for the server (bench/load/pump.py).
 
     Says when all are open. `go` has those that send begin, `pause` end; each order, `read` too, is answered by how much
     has come.

@@ -1,4 +1,4 @@
-"""The load server: `python -m bench.forks` on the client runs load programs (bench/load.py), each in a fork of its own.
+"""The fork server: `python -m bench.load.forkserver` on the client runs load programs, each in a fork of its own.
 
 An interpreter that starts costs 0.1 s, which was a third of a measurement; a fork costs 2 ms. It is spoken to by lines
 of JSON:
@@ -27,7 +27,7 @@ from typing import Any
 
 import psutil
 
-from bench.load import PROGRAMS, STAYING
+from bench.load.programs import PROGRAMS, STAYING
 
 _PR_SET_PDEATHSIG = 1
 
