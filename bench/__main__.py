@@ -12,9 +12,13 @@ from pathlib import Path
 from rich.console import Console
 
 from bench import results, usage
-from bench.peers import NOT_MEASURED, QUICK, DockerProxyLike, Peer, known_peers
-from bench.report import table as report
+from bench.peers.docker_proxy import DockerProxyLike
+from bench.peers.known import NOT_MEASURED, QUICK, known_peers
+from bench.peers.peer import Peer
 from bench.report.compare import print_comparison
+from bench.report.markdown import markdown, readme_section, update_readme
+from bench.report.rows import BASE, LIMIT
+from bench.report.table import print_table
 from bench.results import ResultsError, Run
 from bench.run import measure_all
 from bench.scenarios import SCENARIOS, Scenario
@@ -106,7 +110,7 @@ def do_report(arguments: argparse.Namespace) -> None:
     show(run, path, Console())
     if arguments.readme:
         source = path.resolve().relative_to(TREE) if path.resolve().is_relative_to(TREE) else path
-        report.update_readme(TREE / "README.md", report.readme_section(run, str(source)))
+        update_readme(TREE / "README.md", readme_section(run, str(source)))
 
 
 def do_compare(arguments: argparse.Namespace) -> None:
@@ -118,8 +122,8 @@ def do_compare(arguments: argparse.Namespace) -> None:
 def show(run: Run, path: Path, console: Console) -> None:
     from bench.report.plots import draw_all  # matplotlib takes a second to import: not before it is needed
 
-    report.print_table(run, console)
-    path.with_suffix(".md").write_text(report.markdown(run))
+    print_table(run, console)
+    path.with_suffix(".md").write_text(markdown(run))
     drawn = draw_all(run, path.with_suffix(""))
     console.print(f"Written: {path}, {path.with_suffix('.md').name}, and {len(drawn)} plots in {path.with_suffix('')}")
 
@@ -131,7 +135,7 @@ def choose_peers(wanted: list[str], *, quick: bool) -> tuple[list[Peer], dict[st
     if unknown := names - {peer.name for peer in peers}:
         raise ResultsError(f"no peer {', '.join(sorted(unknown))}: known are {', '.join(p.name for p in peers)}")
     if names:
-        peers = [peer for peer in peers if peer.name in names | {report.BASE, report.LIMIT}]
+        peers = [peer for peer in peers if peer.name in names | {BASE, LIMIT}]
     elif quick:
         peers = [peer for peer in peers if peer.name in QUICK]
     for name, _, command in (each.partition("=") for each in wanted if "=" in each):

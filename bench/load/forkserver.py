@@ -39,7 +39,7 @@ class FailedError(Exception):
     """A program failed; the text is for the report."""
 
 
-class _Leash:
+class _Pipes:
     """A program's end of the two pipes: a line is a question, the end is to be let go."""
 
     def __init__(self, questions: int, answers: int) -> None:
@@ -70,7 +70,7 @@ class Child:
             for child in (self, *siblings):  # else those would not see their end
                 os.close(child._ask)
             os.sched_setaffinity(0, processors)
-            _run(what, arguments, _Leash(questions, answers))
+            _run(what, arguments, _Pipes(questions, answers))
             os._exit(0)
         os.close(questions)
         os.close(answers)
@@ -105,16 +105,16 @@ class Child:
         os.close(self._answers)
 
 
-def _run(what: str, arguments: dict[str, Any], leash: _Leash) -> None:
+def _run(what: str, arguments: dict[str, Any], harness: _Pipes) -> None:
     """In the fork."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     try:
         if what in STAYING:
-            STAYING[what](leash, **arguments)
+            STAYING[what](harness, **arguments)
         else:
-            leash.say(PROGRAMS[what](**arguments))
+            harness.say(PROGRAMS[what](**arguments))
     except (AssertionError, OSError, psutil.Error) as exc:  # what a peer that dies, cheats or hangs leads to
-        leash.say({"error": f"{type(exc).__name__}: {exc}"})
+        harness.say({"error": f"{type(exc).__name__}: {exc}"})
 
 
 def serve() -> None:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from rich.console import Console
 from rich.table import Table
 
-from bench.report.table import BASE, ratio, rows
+from bench.report.rows import BASE, ratio, rows
 from bench.results import Run
 from bench.stats import Summary
 

@@ -11,7 +11,7 @@ import matplotlib.pyplot as plt
 from matplotlib.artist import Artist
 from matplotlib.figure import Figure as Plot
 
-from bench.report.table import BASE, rows
+from bench.report.rows import BASE, rows
 from bench.results import Run
 from bench.scenarios import FIGURES, SCENARIOS, Figure
 from bench.stats import summarize
