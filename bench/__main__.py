@@ -54,8 +54,8 @@ def main() -> None:
     show.add_argument("--readme", action="store_true", help="write the README's performance section from it")
     show.set_defaults(call=do_report)
     compare = commands.add_parser("compare", help="whether two runs agree on the ratios to docker-proxy")
-    compare.add_argument("first", type=Path)
-    compare.add_argument("second", type=Path)
+    compare.add_argument("first", type=Path, help="the JSON of a run")
+    compare.add_argument("second", type=Path, help="that of another")
     compare.add_argument(
         "--peer", action="append", default=[], metavar="NAME", help="of this peer, or `all` (default: pyproxy)"
     )
@@ -73,7 +73,7 @@ def do_run(arguments: argparse.Namespace) -> None:
     scenarios = choose_scenarios(arguments.scenario, quick=arguments.quick)
     if arguments.list:
         for scenario in scenarios:
-            console.print(f"{scenario.name:24} {scenario.words}")
+            console.print(f"{scenario.name:24} {scenario.title}")
         console.print(f"\npeers: {', '.join(peer.name for peer in peers)}")
         for name, why in skipped.items():
             console.print(f"skipped: {name}: {why}")
@@ -156,7 +156,7 @@ def choose_scenarios(wanted: list[str], *, quick: bool) -> list[Scenario]:
         raise ResultsError(
             f"no scenario begins with {', '.join(wanted)}: known are {', '.join(s.name for s in SCENARIOS)}"
         )
-    return [each.in_brief() for each in found] if quick else found
+    return [each.quick_version() for each in found] if quick else found
 
 
 if __name__ == "__main__":

@@ -55,24 +55,24 @@ def least_certain(run: Run, scenarios: Sequence[Scenario], left_s: float) -> Sce
     if run.rounds is not None:
         return None
     found = [
-        (_doubt(run, scenario), -rounds_so_far(run, scenario), scenario)
+        (_uncertainty(run, scenario), -rounds_so_far(run, scenario), scenario)
         for scenario in scenarios
         if rounds_so_far(run, scenario) < min(_MOST_ROUNDS, scenario.most_rounds)
         and run.took_s[scenario.name][-1] <= left_s
     ]
-    doubt, _, scenario = max(found, key=lambda each: each[:2], default=(0.0, 0, None))
-    return scenario if doubt > _AIM else None
+    uncertainty, _, scenario = max(found, key=lambda each: each[:2], default=(0.0, 0, None))
+    return scenario if uncertainty > _AIM else None
 
 
-def _doubt(run: Run, scenario: Scenario) -> float:
+def _uncertainty(run: Run, scenario: Scenario) -> float:
     """How far the least certain of pyproxy's ratios to docker-proxy reaches."""
     ours, base = PAIR
-    doubts = [0.0]
+    reaches = [0.0]
     for figure in scenario.figures:
         summary = ratios(run.values(scenario.name, ours, figure), run.values(scenario.name, base, figure))
         if summary is not None and not FIGURES[figure].is_extreme:
-            doubts.append(summary.reach / (1 if figure in scenario.primary else _PRIMARY_COUNTS))
-    return max(doubts)
+            reaches.append(summary.reach / (1 if figure in scenario.primary else _PRIMARY_COUNTS))
+    return max(reaches)
 
 
 def rounds_so_far(run: Run, scenario: Scenario) -> int:

@@ -28,7 +28,7 @@ from bench.results import Run
 from bench.rounds import PAIR, least_certain, one_in, rounds_of_all, rounds_so_far, takes_part, turns_order
 from bench.scenarios import Scenario
 from bench.trials.iperf import IperfError
-from bench.trials.trial import Figures, Trial, knock
+from bench.trials.trial import Figures, Trial, probe
 from bench.world import BenchWorld, LoadError
 from tests.lab.namespaces import CommandError
 
@@ -119,9 +119,9 @@ def _begin_round(run: Run, scenario: Scenario, peers: Sequence[Peer], number: in
 def _undisturbed(run: Run, world: BenchWorld, scenario: Scenario, peers: Sequence[Peer]) -> dict[str, Figures | None]:
     """A scenario's round; made again if other programs were busy meanwhile. None for a peer that failed."""
     for _ in range(_TRIES):
-        began, used = time.perf_counter(), usage.strangers()
+        began, used = time.perf_counter(), usage.others_cpu()
         found, errors = measure_round(world, scenario, peers, run.seconds)
-        if usage.strangers() - used <= _DISTURBED * (time.perf_counter() - began):
+        if usage.others_cpu() - used <= _DISTURBED * (time.perf_counter() - began):
             break
     else:
         run.disturbed += 1
@@ -136,8 +136,8 @@ def measure_round(
     """All peers started, measured in turns, ended: their figures, and one of CELL_ERRORS of each that failed."""
     found: dict[str, Figures] = {}
     with contextlib.ExitStack() as stack:
-        if scenario.apart:
-            stack.enter_context(world.apart())
+        if scenario.pinned:
+            stack.enter_context(world.pinned())
         runners = {peer.name: stack.enter_context(_Runner()) for peer in peers}
         for number, peer in enumerate(peers):
             runners[peer.name].begin(world, scenario, peer, _FIRST_PORT + number)
@@ -209,7 +209,7 @@ def _begin(stack: contextlib.ExitStack, world: BenchWorld, scenario: Scenario, p
     if scenario.begin_command is not None:
         return stack.enter_context(scenario.begin_command(peer))
     assert scenario.begin is not None
-    running = stack.enter_context(peer.before(world, scenario.proto, port, scenario.container_port))
+    running = stack.enter_context(peer.serving(world, scenario.proto, port, scenario.container_port))
     if scenario.proto == "udp":
-        knock(world, running, scenario.proto)
+        probe(world, running, scenario.proto)
     return stack.enter_context(scenario.begin(world, running))

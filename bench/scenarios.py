@@ -10,18 +10,18 @@ from bench.trials.bulk import bulk
 from bench.trials.burst import burst
 from bench.trials.connections import fill, idle
 from bench.trials.datagrams import flood, saturated
-from bench.trials.exchanges import talk
 from bench.trials.iperf import iperf
 from bench.trials.publish import publish
 from bench.trials.start import start
-from bench.trials.trial import Begin, BeginCommand, alone
+from bench.trials.timed import timed
+from bench.trials.trial import Begin, BeginCommand, without_turns
 from bench.world import BULK_PORT, DATAGRAM_PORT, ECHO_PORT, IPERF_PORT, MIXED_PORT
 
 
 class Figure(NamedTuple):
     """How a figure is to be read."""
 
-    words: str
+    title: str
     unit: str
     more_is_better: bool
     scale: float = 1.0  # from the stored value to the unit
@@ -61,7 +61,7 @@ class Scenario(NamedTuple):
     """Some rows of the table. `family` and `size` (streams, connections, ...) place it on a growth curve."""
 
     name: str
-    words: str
+    title: str
     proto: str
     container_port: int
     figures: tuple[str, ...]
@@ -78,8 +78,8 @@ class Scenario(NamedTuple):
     # takes long to begin; none is "all at once".
     turns: int = 10
     longer: int = 1
-    # Client and container on processors of their own (`BenchWorld.apart`).
-    apart: bool = False
+    # Client and container on processors of their own (`BenchWorld.pinned`).
+    pinned: bool = False
     # These take no part.
     without: tuple[str, ...] = ()
     # For peers with docker-proxy's command line only; started by the scenario itself.
@@ -87,7 +87,7 @@ class Scenario(NamedTuple):
     # What a quick run does instead.
     begin_quick: Begin | None = None
 
-    def in_brief(self) -> Scenario:
+    def quick_version(self) -> Scenario:
         """As a quick run has it."""
         return self._replace(begin=self.begin_quick or self.begin)
 
@@ -136,7 +136,7 @@ def _bulk_streams() -> Iterator[Scenario]:
                 without=_WITHOUT if streams == 64 else (), turns=turns, longer=longer,
             )  # fmt: skip
     yield Scenario("tcp-bulk-iperf3", "TCP bulk, client to container, 1 stream, by iperf3", "tcp", IPERF_PORT,
-                   ("bits_per_s",), alone(iperf), turns=0,
+                   ("bits_per_s",), without_turns(iperf), turns=0,
                    without=(*_WITHOUT, "pyproxy-engine", "nginx", "haproxy", "socket-proxyd"))  # fmt: skip
 
 
@@ -147,21 +147,21 @@ def _exchanges() -> Iterator[Scenario]:
                 f"tcp-exchange-{size}-{connections}",
                 f"TCP request and response, {size} B, {connections} connection{'s' * (connections > 1)}",
                 "tcp", ECHO_PORT, _LATENCY if connections == 1 else _RATE,
-                talk("exchange", size, connections=connections),
-                f"tcp-exchange-{size}", connections, quick=size == 64, apart=connections == 1,
+                timed("exchange", size, connections=connections),
+                f"tcp-exchange-{size}", connections, quick=size == 64, pinned=connections == 1,
                 primary=("p50_us", "p99_us") if connections == 1 else ("per_s",),
             )  # fmt: skip
     yield Scenario("tcp-exchange-paced", "TCP request and response, 64 B, 500 a second", "tcp", ECHO_PORT,
-                   ("cpu_us_each", "p50_us", "p90_us"), talk("exchange", 64, connections=1, per_s=500),
-                   turns=5, longer=2, apart=True, primary=("cpu_us_each", "p50_us"))  # fmt: skip
+                   ("cpu_us_each", "p50_us", "p90_us"), timed("exchange", 64, connections=1, per_s=500),
+                   turns=5, longer=2, pinned=True, primary=("cpu_us_each", "p50_us"))  # fmt: skip
     yield Scenario("tcp-exchange-beside", "TCP request and response, 64 B, beside a bulk stream", "tcp", MIXED_PORT,
-                   ("p50_us", "bulk_bits_per_s", "p99_us", "per_s", "cpu_us_each"), talk("beside_bulk", 64),
+                   ("p50_us", "bulk_bits_per_s", "p99_us", "per_s", "cpu_us_each"), timed("beside_bulk", 64),
                    longer=4, primary=("p50_us", "bulk_bits_per_s"))  # fmt: skip
 
 
 def _connections() -> Iterator[Scenario]:
     yield Scenario("tcp-connect", "TCP connect, request, close; 16 at once", "tcp", ECHO_PORT, _RATE,
-                   talk("connect", 64, connections=16), quick=True, primary=("per_s", "p99_us"))  # fmt: skip
+                   timed("connect", 64, connections=16), quick=True, primary=("per_s", "p99_us"))  # fmt: skip
     yield Scenario("tcp-descriptors", "TCP connections under a limit of 600 descriptors", "tcp", ECHO_PORT,
                    ("held", "serves_again"), fill(600), turns=0, most_rounds=2)  # fmt: skip
 
@@ -183,8 +183,8 @@ def _datagrams() -> Iterator[Scenario]:
                    saturated(1200, 1, segmented=True), quick=True, primary=_DELIVERED[:1])  # fmt: skip
     yield Scenario("udp-burst", "UDP, a burst of 400 times 1200 B", "udp", DATAGRAM_PORT, ("lost",),
                    burst(1200, 400), quick=True)  # fmt: skip
-    yield Scenario("udp-ping", "UDP datagram and reply, 64 B", "udp", DATAGRAM_PORT, _LATENCY, talk("ping", 64),
-                   quick=True, apart=True, primary=("p50_us",))  # fmt: skip
+    yield Scenario("udp-ping", "UDP datagram and reply, 64 B", "udp", DATAGRAM_PORT, _LATENCY, timed("ping", 64),
+                   quick=True, pinned=True, primary=("p50_us",))  # fmt: skip
 
 
 def _idle_connections() -> Iterator[Scenario]:

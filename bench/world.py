@@ -63,8 +63,8 @@ class LoadError(Exception):
     """A load program failed, or found that what arrived is not what was sent."""
 
 
-class StayingLoad(NamedTuple):
-    """A load program that runs: what it said at first, and how to ask it something."""
+class LoadSession(NamedTuple):
+    """A load program that takes orders: what it answered at first, and how to give it one."""
 
     found: dict[str, Any]
     ask: Callable[[str], dict[str, Any]]
@@ -144,7 +144,7 @@ class BenchWorld(ReferenceHost):
         return server
 
     @contextlib.contextmanager
-    def apart(self) -> Iterator[None]:
+    def pinned(self) -> Iterator[None]:
         """For the time of the block the container's servers have a processor, and load programs that begin another.
 
         Where one message is in flight at a time, the kernel else puts both on one processor, or on two, as it happens:
@@ -182,18 +182,18 @@ class BenchWorld(ReferenceHost):
         )
 
     @contextlib.contextmanager
-    def staying_load(self, what: str, within_s: float = 60, **arguments: Any) -> Iterator[StayingLoad]:
-        """The same of a program that stays for the time of the block, to be asked. Several may stay at a time."""
+    def load_session(self, what: str, within_s: float = 60, **arguments: Any) -> Iterator[LoadSession]:
+        """The same of a session, which lasts for the time of the block and takes orders. Several may last at a time."""
         name = f"{next(self._names)}"
 
-        def ask(words: str) -> dict[str, Any]:
-            return self._request(what, {"ask": name, "words": words, "within_s": within_s})
+        def ask(order: str) -> dict[str, Any]:
+            return self._request(what, {"ask": name, "order": order, "within_s": within_s})
 
         found = self._begin_load(what, name, within_s, arguments)
         try:
-            yield StayingLoad(found, ask)
+            yield LoadSession(found, ask)
         finally:
-            self._request(what, {"let go": name})
+            self._request(what, {"end": name})
 
     def _request(self, what: str, request: dict[str, Any]) -> dict[str, Any]:
         found = _answer(self._loads, json.dumps(request))

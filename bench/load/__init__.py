@@ -14,7 +14,7 @@ On the client:
     beside_bulk.py  the same, while another connection sends all it can
     connect.py      connections that carry one request each
     ping.py         datagram and reply
-    knock.py        the first message through a peer
+    probe.py        the first message through a peer
     hold.py         connections that stay open, as many as are served
     bulk.py         streams that send all they can
     datagrams.py    datagrams one way

@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from bench.load.batch import content
+from bench.load.batch import payload
 from bench.load.exchange import one_by_one
 from bench.load.harness import Harness
 from bench.load.sockets import open_stream
@@ -21,7 +21,7 @@ def beside_bulk(harness: Harness, address: list[Any], size: int, roots: Sequence
     """Request and response on one connection, while another sends all it can."""
     bulk = open_stream(address)
     client = open_stream(address)
-    data = content(size)
+    data = payload(size)
     sent = 0
 
     def run(seconds: float) -> list[float]:
@@ -49,9 +49,9 @@ def beside_bulk(harness: Harness, address: list[Any], size: int, roots: Sequence
             raise failed[0]
         return found
 
-    def clear_up() -> None:
-        """What is still to be sent would meet the next one's turn."""
+    def drain() -> None:
+        """What is still to be sent would fall into the next peer's turn."""
         while int.from_bytes(fcntl.ioctl(bulk, termios.TIOCOUTQ, bytes(4)), sys.byteorder):  # tcp(7), SIOCOUTQ
             time.sleep(1e-3)
 
-    in_turns(harness, run, roots, WARM_SHARING_S, clear_up=clear_up, sent=lambda: sent)
+    in_turns(harness, run, roots, WARM_SHARING_S, drain=drain, sent=lambda: sent)

@@ -32,10 +32,10 @@ def bulk(harness: Harness, address: list[Any], streams: int, ways: str, key: str
         else:
             pump.receive_on(stream, key.encode())
     pump.watch(harness.fileno())
-    harness.say(pump.count())
+    harness.answer(pump.count())
     while True:
         if pump.turn():
-            if (order := harness.heed()) is None:
+            if (order := harness.next_order()) is None:
                 return pump.end(key.encode())
             if pump.lost:
                 raise AssertionError(f"{pump.lost} of {len(opened)} streams have ended by themselves")
@@ -43,4 +43,4 @@ def bulk(harness: Harness, address: list[Any], streams: int, ways: str, key: str
                 pump.go(key.encode())
             elif order == "pause":
                 pump.pause()
-            harness.say(pump.count())
+            harness.answer(pump.count())

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from bench.load.batch import content
+from bench.load.batch import payload
 from bench.load.harness import Harness
 from bench.load.sockets import HANG_S, receive
 from bench.load.timed import WARM_SHARING_S, in_turns
@@ -17,7 +17,7 @@ from bench.load.timed import WARM_SHARING_S, in_turns
 
 def connect(harness: Harness, address: list[Any], size: int, connections: int, roots: Sequence[int] = ()) -> None:
     """Connect, request, response, close; `connections` of them in flight."""
-    one_run = partial(_connections, (address[0], address[1]), content(size), connections)
+    one_run = partial(_connections, (address[0], address[1]), payload(size), connections)
     in_turns(harness, one_run, roots, WARM_SHARING_S)
 
 

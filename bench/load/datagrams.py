@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from bench.load.batch import FlowsSender, Receiver, SegmentingSender, Sender, content, with_room
+from bench.load.batch import FlowsSender, Receiver, SegmentingSender, Sender, enlarge_receive_buffer, payload
 from bench.load.harness import Harness
 from bench.load.sockets import open_datagrams
 
@@ -27,13 +27,13 @@ def datagrams(harness: Harness, address: list[Any], size: int, sources: Sequence
         send = partial(Sender(sock, size).send, 32)
     poll = select.poll()
     poll.register(harness.fileno(), select.POLLIN)
-    harness.say({})
-    while (order := harness.heed()) is not None:
+    harness.answer({})
+    while (order := harness.next_order()) is not None:
         if order[0].isdigit():
             per_s, seconds = map(float, order.split())
-            harness.say({"sent": _paced(send, per_s, seconds)})
+            harness.answer({"sent": _paced(send, per_s, seconds)})
             continue
-        harness.say({})
+        harness.answer({})
         while order == "go" and not poll.poll(0):
             _sent(send)
 
@@ -67,22 +67,22 @@ def burst(address: list[Any], size: int, count: int) -> dict[str, float]:
 
 def sink(harness: Harness, address: list[Any], size: int) -> None:
     """Count what comes back: `go` sends one datagram. Each order is answered by how much has come."""
-    sock = with_room(open_datagrams(address))
+    sock = enlarge_receive_buffer(open_datagrams(address))
     receiver = Receiver(sock)
     poll = select.poll()
     poll.register(sock, select.POLLIN)
     poll.register(harness.fileno(), select.POLLIN)
     counted = [0, 0, 0]
-    harness.say({})
+    harness.answer({})
     while True:
         for fd, _ in poll.poll():
             if fd == harness.fileno():
-                if (order := harness.heed()) is None:
+                if (order := harness.next_order()) is None:
                     return
                 if order == "go":
-                    sock.send(content(size))
+                    sock.send(payload(size))
                 found = dict(zip(("amount", "bytes", "damaged"), counted, strict=True))
-                harness.say({**found, "at": time.perf_counter()})
+                harness.answer({**found, "at": time.perf_counter()})
                 continue
             for each, value in enumerate(receiver.count()):
                 counted[each] += value

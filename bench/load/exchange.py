@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from bench.load.batch import content
+from bench.load.batch import payload
 from bench.load.harness import Harness
 from bench.load.sockets import HANG_S, open_stream, receive
 from bench.load.timed import in_turns
@@ -20,7 +20,7 @@ def exchange(
 ) -> None:
     """Request and response on open connections, one request in flight on each; `per_s` of them, if not 0."""
     clients = [open_stream(address) for _ in range(connections)]
-    data = content(size)
+    data = payload(size)
     for client in clients:
         client.sendall(data)
         receive(client, data)

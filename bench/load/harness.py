@@ -6,12 +6,12 @@ from typing import Any, Protocol
 
 
 class Harness(Protocol):
-    """The harness, for programs that stay until they are told to end."""
+    """The harness, for sessions: it gives orders, and is to have an answer to each."""
 
     def fileno(self) -> int:
-        """Readable when there is something to `heed`."""
+        """Readable when there is an order, or the session is to end."""
 
-    def heed(self) -> str | None:
-        """Wait for a question or an order; None is to be let go."""
+    def next_order(self) -> str | None:
+        """Wait for an order; None means that the session is to end."""
 
-    def say(self, found: dict[str, Any]) -> None: ...
+    def answer(self, found: dict[str, Any]) -> None: ...

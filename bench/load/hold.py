@@ -25,8 +25,8 @@ def hold(harness: Harness, address: list[Any], most: int) -> None:
     held: deque[socket.socket] = deque()
     while len(held) < most and (client := served(address)) is not None:
         held.append(client)
-    harness.say({"held": len(held)})
-    harness.heed()
+    harness.answer({"held": len(held)})
+    harness.next_order()
 
 
 # A connection that is not served within this is not held.

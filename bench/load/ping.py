@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from bench.load.batch import content
+from bench.load.batch import payload
 from bench.load.harness import Harness
 from bench.load.sockets import HANG_S
 from bench.load.timed import in_turns
@@ -19,7 +19,7 @@ def ping(harness: Harness, address: list[Any], size: int, roots: Sequence[int] =
     sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     sock.connect(tuple(address))
     sock.settimeout(HANG_S)
-    in_turns(harness, partial(_pings, sock, content(size)), roots)
+    in_turns(harness, partial(_pings, sock, payload(size)), roots)
 
 
 def _pings(sock: socket.socket, data: bytes, seconds: float) -> list[float]:

@@ -1,7 +1,8 @@
 """What runs on the client: the load programs by their names.
 
-A program is a function whose arguments and result are JSON's. Those that stay stand ready with their connections open,
-one program for each peer, and take turns: as the harness says. Contents are compared, counts are the receiver's.
+A program is a function whose arguments and result are JSON's. A program of one shot runs, and its result is its
+answer. A session keeps its connections open, one session for each peer, and measures when the harness says so: peers
+take turns. Contents are compared, counts are the receiver's.
 """
 
 from __future__ import annotations
@@ -14,17 +15,17 @@ from bench.load.connect import connect
 from bench.load.datagrams import burst, datagrams, sink
 from bench.load.exchange import exchange
 from bench.load.hold import fill, hold
-from bench.load.knock import knock
 from bench.load.ping import ping
+from bench.load.probe import probe
 
-PROGRAMS: dict[str, Callable[..., dict[str, float]]] = {
-    "knock": knock,
+ONE_SHOT: dict[str, Callable[..., dict[str, float]]] = {
+    "probe": probe,
     "fill": fill,
     "burst": burst,
 }
 
-# These do, and say, what they are asked, and end when they are let go.
-STAYING: dict[str, Callable[..., None]] = {
+# These carry out one order after the other, answer each, and end when the harness says so.
+SESSIONS: dict[str, Callable[..., None]] = {
     "exchange": exchange,
     "beside_bulk": beside_bulk,
     "connect": connect,

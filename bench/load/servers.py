@@ -14,7 +14,7 @@ import socket
 import sys
 import time
 
-from bench.load.batch import Receiver, Sender, with_room
+from bench.load.batch import Receiver, Sender, enlarge_receive_buffer
 from bench.load.pump import DOWN, OPEN, UP, Pump
 
 _BACKLOG = 20_000
@@ -130,7 +130,7 @@ def datagrams(port: int) -> None:
 
     Told which, and asked, by lines on standard input: `count`, `echo`, `flood SIZE`, `read`.
     """
-    sock = with_room(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+    sock = enlarge_receive_buffer(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 << 20)
     sock.bind(("", port))
     receiver = Receiver(sock)

@@ -34,36 +34,36 @@ def in_turns(
     work: Work,
     roots: Sequence[int],
     warm_s: float = WARM_S,
-    clear_up: Callable[[], None] = lambda: None,
+    drain: Callable[[], None] = lambda: None,
     sent: Callable[[], int] = lambda: 0,
 ) -> None:
-    """A program's life: each order is how many seconds to run, or `figures`: of all turns together, rate, percentiles,
-    of how many, the CPU of `roots` and theirs, and what has been `sent` beside them, in bytes so far. `clear_up`
+    """A session: each order is how many seconds to run, or `figures`: of all turns together, rate, percentiles,
+    of how many, the CPU of `roots` and theirs, and what has been `sent` alongside, in bytes so far. `drain`
     follows each run, and is not of its time.
     """
     processes = [psutil.Process(pid) for pid in roots]
     latencies: list[float] = []
     took = spent = 0.0
-    beside = 0
+    bulk_bytes = 0
     work(warm_s)
-    clear_up()
-    harness.say({})
-    while (order := harness.heed()) is not None:
+    drain()
+    harness.answer({})
+    while (order := harness.next_order()) is not None:
         if order == "figures":
             found = _summary(latencies, took, spent if roots else None)
-            harness.say(found | ({"bulk_bits_per_s": 8 * beside / took} if beside else {}))
+            harness.answer(found | ({"bulk_bits_per_s": 8 * bulk_bytes / took} if bulk_bytes else {}))
             continue
         work(_SETTLE_S)
         before = usage.cpu(usage.trees(processes))
-        beside -= sent()
+        bulk_bytes -= sent()
         began = time.perf_counter()
         latencies += work(float(order))
         took += time.perf_counter() - began  # what was under way at the end of its time is counted, and waited for
-        beside += sent()
+        bulk_bytes += sent()
         # Who has been born meanwhile counts in full.
         spent += usage.cpu(usage.trees(processes)).since(before).total
-        clear_up()
-        harness.say({})
+        drain()
+        harness.answer({})
 
 
 def _summary(latencies: list[float], took: float, spent: float | None) -> dict[str, float]:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 
 import psutil
 
-from bench.peers.peer import BUILD, PATH, Program, Running, ended
+from bench.peers.peer import BUILD, PATH, Program, Running, process_on_host
 from bench.world import CONTAINER_IP, HOST_IP, BenchWorld, LoadError
 
 # docker-proxy's command line writes its answer to descriptor 3: here, to our end of its standard output.
@@ -36,11 +36,11 @@ class DockerProxyLike(Program):
         return None
 
     @contextlib.contextmanager
-    def before(self, world: BenchWorld, proto: str, host_port: int, container_port: int) -> Iterator[Running]:
+    def serving(self, world: BenchWorld, proto: str, host_port: int, container_port: int) -> Iterator[Running]:
         assert self.command is not None
         ends = ["-proto", proto, "-host-ip", HOST_IP, "-host-port", str(host_port)]
         words = [*ends, "-container-ip", CONTAINER_IP, "-container-port", str(container_port)]
-        with ended(world, ["env", *self.environment, *_ANSWERS_ON_3, *self.command, *words]) as process:
+        with process_on_host(world, ["env", *self.environment, *_ANSWERS_ON_3, *self.command, *words]) as process:
             assert process.stdout is not None
             if process.stdout.readline() != "0\n":
                 raise LoadError(f"{self.name} did not start: {process.stdout.read().strip()}")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 
-from bench.peers.peer import BUILD, LIBRARIES, PATH, Program, Running, ended, wait_until_bound
+from bench.peers.peer import BUILD, LIBRARIES, PATH, Program, Running, process_on_host, wait_until_bound
 from bench.world import CONTAINER_IP, HOST_IP, BenchWorld
 
 
@@ -86,7 +86,7 @@ class SocketProxyd(Program):
         return [f"--connections-max={20_000}", f"{CONTAINER_IP}:{container_port}"]
 
     @contextlib.contextmanager
-    def before(self, world: BenchWorld, proto: str, host_port: int, container_port: int) -> Iterator[Running]:
+    def serving(self, world: BenchWorld, proto: str, host_port: int, container_port: int) -> Iterator[Running]:
         activate = f"{shutil.which('systemd-socket-activate', path=PATH)}"
         words = [
             activate,
@@ -95,6 +95,6 @@ class SocketProxyd(Program):
             f"{self.path()}",
             *self.arguments(proto, host_port, container_port, Path()),
         ]
-        with ended(world, ["env", f"LD_LIBRARY_PATH={LIBRARIES}", *words]) as process:
+        with process_on_host(world, ["env", f"LD_LIBRARY_PATH={LIBRARIES}", *words]) as process:
             wait_until_bound(world, proto, host_port, process)
             yield Running((HOST_IP, host_port), [psutil.Process(process.pid)])

@@ -34,7 +34,7 @@ class Running(NamedTuple):
     processes: list[psutil.Process]
 
 
-class Beside(NamedTuple):
+class Prerequisites(NamedTuple):
     """What a peer's command needs: processes that run already, and the environment to start it in."""
 
     processes: list[psutil.Process]
@@ -61,14 +61,14 @@ class Peer:
         return ""
 
     @contextlib.contextmanager
-    def before(self, world: BenchWorld, proto: str, host_port: int, container_port: int) -> Iterator[Running]:
-        """It carries the one port to the other for the time of the block."""
+    def serving(self, world: BenchWorld, proto: str, host_port: int, container_port: int) -> Iterator[Running]:
+        """The peer carries the host port to the container's for the time of the block."""
         raise NotImplementedError
 
     @contextlib.contextmanager
-    def beside(self) -> Iterator[Beside]:
+    def prerequisites(self) -> Iterator[Prerequisites]:
         """What `command` needs, outside of the world; its memory is counted with the command's."""
-        yield Beside([], os.environ)
+        yield Prerequisites([], os.environ)
 
 
 class Program(Peer):
@@ -98,11 +98,11 @@ class Program(Peer):
         raise NotImplementedError
 
     @contextlib.contextmanager
-    def before(self, world: BenchWorld, proto: str, host_port: int, container_port: int) -> Iterator[Running]:
+    def serving(self, world: BenchWorld, proto: str, host_port: int, container_port: int) -> Iterator[Running]:
         with tempfile.TemporaryDirectory() as folder:
             words = [f"{self.path()}", *self.arguments(proto, host_port, container_port, Path(folder))]
             environment = ["env", f"LD_LIBRARY_PATH={LIBRARIES}"]
-            with ended(world, [*environment, *words]) as process:
+            with process_on_host(world, [*environment, *words]) as process:
                 wait_until_bound(world, proto, host_port, process)
                 yield Running((HOST_IP, host_port), [psutil.Process(process.pid)])
 
@@ -112,7 +112,9 @@ _ENDS_S = 1
 
 
 @contextlib.contextmanager
-def ended(world: BenchWorld, words: Sequence[str], stderr: int = subprocess.DEVNULL) -> Iterator[subprocess.Popen[str]]:
+def process_on_host(
+    world: BenchWorld, words: Sequence[str], stderr: int = subprocess.DEVNULL
+) -> Iterator[subprocess.Popen[str]]:
     """A process on the host for the time of the block; it and its children are gone afterwards, and the port free."""
     process = world.start(*words, on=HOST, stderr=stderr)
     try:

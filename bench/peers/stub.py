@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 import psutil
 
 from bench.peers.docker_proxy import DockerProxyLike
-from bench.peers.peer import Beside, Running, ended
+from bench.peers.peer import Prerequisites, Running, process_on_host
 from bench.world import BenchWorld, LoadError
 
 
@@ -23,23 +23,23 @@ class Stub(DockerProxyLike):
         self._engine = list(engine)
 
     @contextlib.contextmanager
-    def before(self, world: BenchWorld, proto: str, host_port: int, container_port: int) -> Iterator[Running]:
+    def serving(self, world: BenchWorld, proto: str, host_port: int, container_port: int) -> Iterator[Running]:
         with (
             tempfile.TemporaryDirectory() as folder,
-            ended(world, self._engine_in(folder), stderr=subprocess.PIPE) as engine,
+            process_on_host(world, self._engine_in(folder), stderr=subprocess.PIPE) as engine,
         ):
             _wait_for_engine(engine)
             self.environment = [f"{_RUN_DIR}={folder}"]
-            with super().before(world, proto, host_port, container_port) as running:
+            with super().serving(world, proto, host_port, container_port) as running:
                 yield Running(running.address, [*running.processes, psutil.Process(engine.pid)])
 
     @contextlib.contextmanager
-    def beside(self) -> Iterator[Beside]:
+    def prerequisites(self) -> Iterator[Prerequisites]:
         with tempfile.TemporaryDirectory() as folder:
             engine = subprocess.Popen(self._engine_in(folder), stderr=subprocess.PIPE, text=True)
             try:
                 _wait_for_engine(engine)
-                yield Beside([psutil.Process(engine.pid)], os.environ | {_RUN_DIR: folder})
+                yield Prerequisites([psutil.Process(engine.pid)], os.environ | {_RUN_DIR: folder})
             finally:
                 engine.kill()
                 engine.communicate()

@@ -13,7 +13,7 @@ class Direct(Peer):
     """No proxy: the client speaks to the container, by way of the host's forwarding."""
 
     @contextlib.contextmanager
-    def before(self, world: BenchWorld, proto: str, host_port: int, container_port: int) -> Iterator[Running]:
+    def serving(self, world: BenchWorld, proto: str, host_port: int, container_port: int) -> Iterator[Running]:
         yield Running((CONTAINER_IP, container_port), [])
 
 
@@ -25,7 +25,7 @@ class Dnat(Peer):
     _OTHER_PORTS = 1000
 
     @contextlib.contextmanager
-    def before(self, world: BenchWorld, proto: str, host_port: int, container_port: int) -> Iterator[Running]:
+    def serving(self, world: BenchWorld, proto: str, host_port: int, container_port: int) -> Iterator[Running]:
         host_port += self._OTHER_PORTS
         # The datagram server answers from the container's first address, whomever it was spoken to as.
         ip = DNAT_IP if proto == "tcp" else CONTAINER_IP

@@ -22,11 +22,11 @@ def markdown(run: Run) -> str:
     for row in rows(run):
         unit = f" {row.figure.unit}" if row.figure.unit else ""
         value = number(row.value.median * row.figure.scale) + unit
-        words = row.scenario.words + (" (noisy)" if row.noisy else "")
+        words = row.scenario.title + (" (noisy)" if row.noisy else "")
         better = "more" if row.figure.more_is_better else "less"
         cells = [
             words,
-            f"{row.figure.words}, {better} is better",
+            f"{row.figure.title}, {better} is better",
             row.peer,
             value,
             ratio(row.to_base),
@@ -48,7 +48,7 @@ def readme_section(run: Run, source: str) -> str:
     by_key: dict[tuple[str, str], dict[str, Row]] = {}
     for row in rows(run):
         if row.figure in [FIGURES[name] for name in row.scenario.figures[:2]]:
-            by_key.setdefault((row.scenario.words, row.figure.words), {})[row.peer] = row
+            by_key.setdefault((row.scenario.title, row.figure.title), {})[row.peer] = row
     for (words, figure), found in by_key.items():
         if not any(row.to_base for row in found.values()):
             continue  # docker-proxy failed there, which the remarks say

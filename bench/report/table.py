@@ -24,7 +24,7 @@ def print_table(run: Run, console: Console) -> None:
             table.add_column(heading, justify="right", no_wrap=True)
         last = ""
         for row in found:
-            words = f"{row.figure.words} {'↑' if row.figure.more_is_better else '↓'}"
+            words = f"{row.figure.title} {'↑' if row.figure.more_is_better else '↓'}"
             table.add_row(
                 words if words != last else "",
                 f"[bold]{row.peer}[/bold]" if row.peer.startswith("pyproxy") else row.peer,
@@ -34,7 +34,7 @@ def print_table(run: Run, console: Console) -> None:
             )
             last = words
         noisy = " (noisy: direct itself moved by more than 30 %)" if any(row.noisy for row in found) else ""
-        console.print(f"\n[bold]{found[0].scenario.words}[/bold]{noisy}")
+        console.print(f"\n[bold]{found[0].scenario.title}[/bold]{noisy}")
         console.print(table)
     console.print("\n↑ more is better, ↓ less is better")
     for line in remarks(run):

@@ -1,8 +1,8 @@
 """How a peer is measured: a trial stands ready before it, takes turns with those of the other peers, and adds up.
 
     trial.py        a trial, by turns or all at once
-    exchanges.py    exchanges, connections and pings, timed by their load program
-    flow.py         what goes on by itself: counted where it arrives
+    timed.py        exchanges, connections and pings, timed by their load program
+    throughput.py   what goes on by itself: counted where it arrives
     bulk.py         TCP streams
     iperf.py        one TCP stream by iperf3, and its JSON, read
     datagrams.py    datagrams at saturation, each way

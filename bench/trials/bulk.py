@@ -8,12 +8,12 @@ import string
 from collections.abc import Iterator
 
 from bench.peers.peer import Running
-from bench.trials.flow import WARM_MORE_S, WARM_S, Count, Flow, count
+from bench.trials.throughput import WARM_MORE_S, WARM_S, Count, Throughput, count
 from bench.trials.trial import GRACE_S, Begin, Figures, Trial
 from bench.world import BenchWorld
 
 
-class _Bulk(Flow):
+class _Bulk(Throughput):
     def figures(self) -> Figures:
         rate, each = self.rate()
         figures = {"bits_per_s": 8 * rate, "machine_s_per_gb": 1e9 * each["machine"]}
@@ -33,7 +33,7 @@ def bulk(streams: int, ways: str) -> Begin:
     def begin(world: BenchWorld, running: Running) -> Iterator[Trial]:
         key = next(_KEYS)
         try:
-            with world.staying_load(
+            with world.load_session(
                 "bulk", GRACE_S, address=running.address, streams=streams, ways=ways, key=key
             ) as ours:
 

@@ -9,7 +9,7 @@ import psutil
 
 from bench import usage
 from bench.peers.peer import Running
-from bench.trials.trial import Begin, Figures, alone, knock
+from bench.trials.trial import Begin, Figures, probe, without_turns
 from bench.world import BenchWorld
 
 
@@ -17,14 +17,14 @@ def fill(descriptors: int) -> Begin:
     """How many connections a process may have that may have so many descriptors."""
 
     def measure(world: BenchWorld, running: Running) -> Figures:
-        knock(world, running, "tcp")
+        probe(world, running, "tcp")
         for process in usage.trees(running.processes):
-            with contextlib.suppress(psutil.NoSuchProcess):  # that of the one who knocked has ended
+            with contextlib.suppress(psutil.NoSuchProcess):  # that of the probe has ended
                 process.rlimit(psutil.RLIMIT_NOFILE, (descriptors, descriptors))
         # More than one connection for each descriptor nobody can hold, not even a process per connection.
         return world.run_load("fill", address=running.address, most=descriptors)
 
-    return alone(measure)
+    return without_turns(measure)
 
 
 def idle(wanted: int) -> Begin:
@@ -33,9 +33,9 @@ def idle(wanted: int) -> Begin:
     def measure(world: BenchWorld, running: Running) -> Figures:
         # A proxy of two descriptors a connection must be able to hold them all.
         connections = min(wanted, (resource.getrlimit(resource.RLIMIT_NOFILE)[1] - 200) // 2)
-        knock(world, running, "tcp")
+        probe(world, running, "tcp")
         before = usage.memory(running.processes)
-        with world.staying_load("hold", address=running.address, most=connections) as ours:
+        with world.load_session("hold", address=running.address, most=connections) as ours:
             held = ours.found["held"]
             figures = {"held": held}
             if held == connections and running.processes:
@@ -47,4 +47,4 @@ def idle(wanted: int) -> Begin:
                 }
         return figures
 
-    return alone(measure)
+    return without_turns(measure)

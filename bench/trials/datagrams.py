@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from typing import Any
 
 from bench.peers.peer import Running
-from bench.trials.flow import WARM_S, Count, Flow, count
+from bench.trials.throughput import WARM_S, Count, Throughput, count
 from bench.trials.trial import GRACE_S, Begin, Figures, Trial
-from bench.world import CLIENT_IPS, BenchWorld, LoadError, StayingLoad
+from bench.world import CLIENT_IPS, BenchWorld, LoadError, LoadSession
 
 
-class _Datagrams(Flow):
+class _Datagrams(Throughput):
     def figures(self) -> Figures:
         rate, each = self.rate()
         figures = {"delivered_per_s": rate}
@@ -62,7 +62,7 @@ _STEP_S = 0.05
 class _Saturated(_Datagrams):
     """As many datagrams as go; and besides, from turn to turn, the rate up to which 1 % is lost at most."""
 
-    def __init__(self, world: BenchWorld, running: Running, ours: StayingLoad, size: int, *, ladder: bool) -> None:
+    def __init__(self, world: BenchWorld, running: Running, ours: LoadSession, size: int, *, ladder: bool) -> None:
         super().__init__(
             running,
             lambda: ours.ask("go"),
@@ -113,7 +113,7 @@ def saturated(size: int, flows: int, *, segmented: bool = False, ladder: bool = 
 
     @contextlib.contextmanager
     def begin(world: BenchWorld, running: Running) -> Iterator[Trial]:
-        with world.staying_load(
+        with world.load_session(
             "datagrams", GRACE_S, address=running.address, size=size, sources=sources, segmented=segmented
         ) as ours:
             trial = _Saturated(world, running, ours, size, ladder=ladder)
@@ -129,7 +129,7 @@ def flood(size: int) -> Begin:
 
     @contextlib.contextmanager
     def begin(world: BenchWorld, running: Running) -> Iterator[Trial]:
-        with world.staying_load("sink", GRACE_S, address=running.address, size=size) as ours:
+        with world.load_session("sink", GRACE_S, address=running.address, size=size) as ours:
 
             def go() -> None:
                 world.datagrams(f"flood {size}")

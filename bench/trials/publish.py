@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import psutil
 
 from bench import usage
-from bench.peers.peer import Beside, Peer
+from bench.peers.peer import Peer, Prerequisites
 from bench.trials.spawn import kill, spawn
 from bench.trials.trial import BeginCommand, Figures, Trial
 
@@ -22,9 +22,9 @@ class _Publish:
     turns all at once, and nobody else's are there: a thousand processes more make each start take longer.
     """
 
-    def __init__(self, command: tuple[str, ...], beside: Beside, ports: int) -> None:
+    def __init__(self, command: tuple[str, ...], needed: Prerequisites, ports: int) -> None:
         self._command = command
-        self._beside = beside
+        self._needed = needed
         self._ports = ports
         self._took_s = 0.0
         self._published = 0
@@ -37,7 +37,7 @@ class _Publish:
 
     def figures(self) -> Figures:
         self._publish(self._ports - len(self.pids))  # of who has fewer turns
-        used = usage.memory([*self._beside.processes, *(psutil.Process(pid) for pid in self.pids)])
+        used = usage.memory([*self._needed.processes, *(psutil.Process(pid) for pid in self.pids)])
         self.end()
         return {
             "publish_s": self._ports * self._took_s / self._published,
@@ -54,7 +54,7 @@ class _Publish:
     def _publish(self, some: int) -> None:
         before = time.perf_counter()
         for _ in range(some):
-            self.pids.append(spawn(self._command, self._beside.environment))
+            self.pids.append(spawn(self._command, self._needed.environment))
         self._took_s += time.perf_counter() - before
         self._published += some
 
@@ -65,8 +65,8 @@ def publish(ports: int) -> BeginCommand:
     @contextlib.contextmanager
     def begin(peer: Peer) -> Iterator[Trial]:
         assert peer.command is not None
-        with peer.beside() as beside:
-            trial = _Publish(peer.command, beside, ports)
+        with peer.prerequisites() as needed:
+            trial = _Publish(peer.command, needed, ports)
             try:
                 yield trial
             finally:

@@ -48,5 +48,5 @@ class _Start:
 def start(peer: Peer) -> Iterator[Trial]:
     """From spawn to answer."""
     assert peer.command is not None
-    with peer.beside() as beside:
-        yield _Start(peer.command, beside.environment)
+    with peer.prerequisites() as needed:
+        yield _Start(peer.command, needed.environment)

@@ -29,7 +29,7 @@ Begin = Callable[[BenchWorld, Running], AbstractContextManager[Trial]]
 BeginCommand = Callable[[Peer], AbstractContextManager[Trial]]
 
 
-class _Alone(NamedTuple):
+class _WithoutTurns(NamedTuple):
     """What takes no turns: all at once, while the other peers have nothing to do."""
 
     measure: Callable[[], Figures]
@@ -41,10 +41,10 @@ class _Alone(NamedTuple):
         return self.measure()
 
 
-def alone(measure: Callable[[BenchWorld, Running], Figures]) -> Begin:
+def without_turns(measure: Callable[[BenchWorld, Running], Figures]) -> Begin:
     @contextlib.contextmanager
     def begin(world: BenchWorld, running: Running) -> Iterator[Trial]:
-        yield _Alone(lambda: measure(world, running))
+        yield _WithoutTurns(lambda: measure(world, running))
 
     return begin
 
@@ -53,10 +53,10 @@ def alone(measure: Callable[[BenchWorld, Running], Figures]) -> Begin:
 GRACE_S = 10
 
 
-def knock(world: BenchWorld, running: Running, proto: str) -> None:
+def probe(world: BenchWorld, running: Running, proto: str) -> None:
     """Wait for an answer through a peer that has had no client yet: some load half of themselves only then, and a flood
     meanwhile would find nobody.
     """
     if proto == "udp":
         world.datagrams("echo")
-    world.run_load("knock", GRACE_S, proto=proto, address=running.address)
+    world.run_load("probe", GRACE_S, proto=proto, address=running.address)

@@ -6,10 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from bench.world import (
-    BenchWorld,
-    LoadError,
-)
+from bench.world import BenchWorld, LoadError
 from tests.lab.namespaces import WorldError
 
 

@@ -9,9 +9,7 @@ from pathlib import Path
 
 from bench.__main__ import choose_scenarios
 from bench.scenarios import SCENARIOS
-from bench.world import (
-    BenchWorld,
-)
+from bench.world import BenchWorld
 from tests.support.bench import scenario
 
 TREE = Path(__file__).parents[2]

@@ -8,10 +8,7 @@ import pytest
 
 from bench.peers.docker_proxy import DockerProxy, DockerProxyLike, NextDockerProxy
 from bench.peers.unproxied import Dnat
-from bench.world import (
-    BenchWorld,
-    LoadError,
-)
+from bench.world import BenchWorld, LoadError
 from tests.support.bench import known, measure_once, scenario
 
 

@@ -16,10 +16,7 @@ from bench.report.markdown import markdown
 from bench.run import measure_all, measure_round
 from bench.scenarios import Scenario
 from bench.trials.trial import Figures, Trial
-from bench.world import (
-    BenchWorld,
-    LoadError,
-)
+from bench.world import BenchWorld, LoadError
 from tests.support.bench import measure_once, new_run, scenario, stand_in
 
 
@@ -61,7 +58,7 @@ class Named(Direct):
     """Its address carries its name to the trial."""
 
     @contextlib.contextmanager
-    def before(self, world: BenchWorld, proto: str, host_port: int, container_port: int) -> Iterator[Running]:
+    def serving(self, world: BenchWorld, proto: str, host_port: int, container_port: int) -> Iterator[Running]:
         yield Running((self.name, container_port), [])
 
 
@@ -133,7 +130,7 @@ def test_a_peer_that_fails_is_tried_again_in_the_next_round(
 ) -> None:
     """It cuts off the first client it ever has, and serves the others."""
     assert world
-    monkeypatch.setattr(usage, "strangers", lambda: 0.0)
+    monkeypatch.setattr(usage, "others_cpu", lambda: 0.0)
     echo = "while data := c.recv(100): c.sendall(data)\n"
     serve = f"while True:\n    c, _ = sock.accept()\n    {echo}"
     once = tmp_path / "once"
@@ -155,7 +152,7 @@ def test_a_disturbed_measurement_is_made_again(
     assert world
     for looks, disturbed in ([0.0, 1.0, 1.0, 1.0], 0), ([0.0, 1.0, 1.0, 2.0, 2.0, 3.0], 1):
         at = iter(looks)
-        monkeypatch.setattr(usage, "strangers", lambda at=at: next(at))
+        monkeypatch.setattr(usage, "others_cpu", lambda at=at: next(at))
         run = new_run()
         run.rounds = 1
         measure_all(run, [scenario("tcp-exchange-64-1")], [Direct("direct")], tmp_path / "run.json")
@@ -167,7 +164,7 @@ def test_a_disturbed_measurement_is_made_again(
 def test_ctrl_c_leaves_what_is_done_so_far(tmp_path: Path, world: BenchWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     """As if the user pressed it when the second peer begins its second round."""
     assert world
-    monkeypatch.setattr(usage, "strangers", lambda: 0.0)
+    monkeypatch.setattr(usage, "others_cpu", lambda: 0.0)
     run = new_run()
     wanted = scenario("tcp-exchange-64-1")
     calls = itertools.count(1)

@@ -43,13 +43,13 @@ def test_cpu_is_that_of_the_process_and_of_its_ended_children() -> None:
 
 
 def test_what_our_own_processes_use_is_no_disturbance() -> None:
-    """Ours spends a fifth of a second; a stranger is what has another ancestor, and there may be any."""
+    """Ours spends a fifth of a second; another program is what has another ancestor, and there may be any."""
     busy = "import time\nwhile time.process_time() < 0.2: pass\n"
     before = usage.cpu([psutil.Process()])
-    strangers = usage.strangers()
+    others = usage.others_cpu()
     subprocess.run([sys.executable, "-c", busy], check=True)
     elapsed = usage.cpu([psutil.Process()]).since(before).at
-    assert 0 <= usage.strangers() - strangers <= elapsed * (os.cpu_count() or 1) - 0.15
+    assert 0 <= usage.others_cpu() - others <= elapsed * (os.cpu_count() or 1) - 0.15
 
 
 @pytest.mark.parametrize("adopt", [False, True], ids=["another's", "left by one of ours"])
@@ -64,16 +64,16 @@ def test_what_others_use_is_a_disturbance(adopt: bool) -> None:
 import os, signal, subprocess, sys
 from bench import usage
 if {adopt}: usage.adopt_orphans()
-before = usage.strangers()
+before = usage.others_cpu()
 parent = subprocess.Popen([sys.executable, "-c", {orphan!r}, {busy!r}], stdout=subprocess.PIPE, text=True)
 pid = int(parent.stdout.readline())
 assert parent.stdout.readline() == "done\\n"
 parent.wait()
-print(usage.is_stranger(pid), usage.strangers() - before)
+print(usage.is_other(pid), usage.others_cpu() - before)
 os.kill(pid, signal.SIGKILL)
 if {adopt}: os.waitpid(pid, 0)
 """
     done = subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, check=True)
-    is_stranger, used_s = done.stdout.split()
-    assert is_stranger == str(not adopt)
+    is_other, used_s = done.stdout.split()
+    assert is_other == str(not adopt)
     assert adopt or float(used_s) >= 0.25

@@ -11,16 +11,7 @@ import pytest
 
 from bench.peers.known import known_peers
 from bench.trials.bulk import bulk
-from bench.world import (
-    BULK_PORT,
-    CLIENT,
-    CONGESTION_CONTROL,
-    CONTAINER,
-    CONTAINER_IP,
-    ECHO_PORT,
-    BenchWorld,
-    LoadError,
-)
+from bench.world import BULK_PORT, CLIENT, CONGESTION_CONTROL, CONTAINER, CONTAINER_IP, ECHO_PORT, BenchWorld, LoadError
 from tests.lab.namespaces import HOST, WorldError, processes_in
 
 
@@ -30,9 +21,9 @@ def test_congestion_control_is_the_kernels_default_whatever_the_machine_has(worl
     for machine in machines:  # what a namespace inherits may be anything
         world.run("sh", "-c", "echo reno >/proc/sys/net/ipv4/tcp_congestion_control", on=machine)
     with (
-        peers["pyproxy"].before(world, "tcp", 9999, BULK_PORT) as running,
+        peers["pyproxy"].serving(world, "tcp", 9999, BULK_PORT) as running,
         bulk(1, "u")(world, running),
-        peers["direct"].before(world, "tcp", 0, BULK_PORT) as direct,
+        peers["direct"].serving(world, "tcp", 0, BULK_PORT) as direct,
         bulk(1, "u")(world, direct),
     ):
         found = [world.run("ss", "-HtinO", "state", "established", on=machine) for machine in machines]
@@ -44,7 +35,7 @@ def test_congestion_control_is_the_kernels_default_whatever_the_machine_has(worl
 def test_client_and_container_have_processors_of_their_own_where_it_matters(world: BenchWorld) -> None:
     processors = sorted(os.sched_getaffinity(0))
     [server] = (pid for pid in world.processes(on=CONTAINER) if "echo" in command_line(pid))
-    with world.apart(), world.staying_load("hold", address=[CONTAINER_IP, ECHO_PORT], most=1):
+    with world.pinned(), world.load_session("hold", address=[CONTAINER_IP, ECHO_PORT], most=1):
         programs = world.processes(on=CLIENT)
         [client] = (pid for pid in programs if psutil.Process(pid).ppid() in programs)
         assert os.sched_getaffinity(server) == {processors[-1]}

@@ -13,9 +13,7 @@ from bench.results import Run
 from bench.run import measure_round
 from bench.scenarios import SCENARIOS, Scenario
 from bench.trials.trial import Figures
-from bench.world import (
-    BenchWorld,
-)
+from bench.world import BenchWorld
 
 TREE = Path(__file__).parents[2]
 

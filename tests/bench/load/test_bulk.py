@@ -8,17 +8,11 @@ import time
 
 import pytest
 
-from bench.world import (
-    BULK_PORT,
-    CONTAINER_IP,
-    BenchWorld,
-    LoadError,
-    StayingLoad,
-)
+from bench.world import BULK_PORT, CONTAINER_IP, BenchWorld, LoadError, LoadSession
 
 
 def test_a_stream_that_ends_by_itself_is_a_failure(world: BenchWorld) -> None:
-    load = world.staying_load("bulk", address=[CONTAINER_IP, BULK_PORT], streams=2, ways="u", key="z")
+    load = world.load_session("bulk", address=[CONTAINER_IP, BULK_PORT], streams=2, ways="u", key="z")
     with load as streams:
         world.bulk("end z")
         with pytest.raises(LoadError, match="2 of 2 streams have ended"):
@@ -30,18 +24,18 @@ def test_streams_send_when_it_is_their_turn(world: BenchWorld, way: str) -> None
     """Those of two peers, here of none, side by side."""
     with contextlib.ExitStack() as stack:
 
-        def streams(key: str) -> StayingLoad:
+        def streams(key: str) -> LoadSession:
             stack.callback(world.bulk, f"end {key}")
-            load = world.staying_load("bulk", address=[CONTAINER_IP, BULK_PORT], streams=3, ways=way, key=key)
+            load = world.load_session("bulk", address=[CONTAINER_IP, BULK_PORT], streams=3, ways=way, key=key)
             return stack.enter_context(load)
 
-        def amount(load: StayingLoad) -> float:
+        def amount(load: LoadSession) -> float:
             found: float = (load.ask("read") if way == "d" else world.bulk())["amount"]
             return found
 
         one, other = streams("x"), streams("y")
 
-        def arrives(load: StayingLoad) -> None:
+        def arrives(load: LoadSession) -> None:
             before = amount(load)
             deadline = time.monotonic() + 10
             while amount(load) - before < 10**7:

@@ -4,12 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from bench.world import (
-    CLIENT_IPS,
-    CONTAINER,
-    CONTAINER_IP,
-    BenchWorld,
-)
+from bench.world import CLIENT_IPS, CONTAINER, CONTAINER_IP, BenchWorld
 
 
 def test_a_hundred_flows_are_as_many_clients(world: BenchWorld) -> None:
@@ -21,7 +16,7 @@ def test_a_hundred_flows_are_as_many_clients(world: BenchWorld) -> None:
             "print(len(set(sources)), sources[:100] == sources[100:])",
             on=CONTAINER,
         ) as receiver,
-        world.staying_load("datagrams", address=[CONTAINER_IP, 7999], size=64, sources=CLIENT_IPS) as load,
+        world.load_session("datagrams", address=[CONTAINER_IP, 7999], size=64, sources=CLIENT_IPS) as load,
     ):  # fmt: skip
         assert receiver.stdout is not None
         assert receiver.stdout.readline() == "ready\n"

@@ -33,9 +33,15 @@ def test_what_both_runs_tell_is_counted_by_itself(capsys: pytest.CaptureFixture[
         return new_run(tcp_connect={"pyproxy": [*ours], "docker-proxy": [{"per_s": 1.0, "p99_us": 1.0}] * len(ours)})
 
     sure, unsure = run([1.0] * 5, 1.0), run([1.0, 1.2, 1.5, 1.8, 2.0], 1.1)
-    assert [(each.are_told, each.agree) for each in compare(sure, unsure, ["pyproxy"])] == [(False, True), (True, True)]
+    assert [(each.both_certain, each.agree) for each in compare(sure, unsure, ["pyproxy"])] == [
+        (False, True),
+        (True, True),
+    ]
     far = run([3.0, 4.0, 5.0, 6.0, 7.0], 1.2)
-    assert [(each.are_told, each.agree) for each in compare(sure, far, ["pyproxy"])] == [(False, False), (True, False)]
+    assert [(each.both_certain, each.agree) for each in compare(sure, far, ["pyproxy"])] == [
+        (False, False),
+        (True, False),
+    ]
     print_comparison(sure, unsure, ["pyproxy"], Console(width=200))
     said = capsys.readouterr().out
     assert "primary figures (bold): 1 of 1 that both tell agree within 15%; 1 of 1 others meet" in said

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from bench.world import (
-    BenchWorld,
-)
+from bench.world import BenchWorld
 from tests.support.bench import known, measure_once, scenario
 
 

@@ -8,13 +8,7 @@ from pathlib import Path
 import pytest
 
 from bench.trials.datagrams import counted
-from bench.world import (
-    CLIENT,
-    CONTAINER_IP,
-    DATAGRAM_PORT,
-    BenchWorld,
-    LoadError,
-)
+from bench.world import CLIENT, CONTAINER_IP, DATAGRAM_PORT, BenchWorld, LoadError
 from tests.support.bench import measure_once, scenario, stand_in
 
 DATAGRAMS = (CONTAINER_IP, DATAGRAM_PORT)

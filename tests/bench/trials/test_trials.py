@@ -5,9 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bench.peers.unproxied import Direct
-from bench.world import (
-    BenchWorld,
-)
+from bench.world import BenchWorld
 from tests.support.bench import measure_once, scenario
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from bench.load.sockets import HANG_S, open_datagrams, open_stream
 
 
-def knock(proto: str, address: list[Any]) -> dict[str, float]:
+def probe(proto: str, address: list[Any]) -> dict[str, float]:
     """One message and its answer, through a peer that has had no client yet: some load half of themselves then."""
     client = open_stream(address) if proto == "tcp" else open_datagrams(address)
     client.settimeout(HANG_S)

@@ -33,7 +33,7 @@ _RAMP_MORE_S = 0.002  # for each stream
 _QUIET_S = 0.004
 
 
-class Flow:
+class Throughput:
     """What goes on by itself from `go` to `pause`; counted where it arrives, while nothing begins or ends."""
 
     def __init__(

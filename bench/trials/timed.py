@@ -8,16 +8,16 @@ from typing import NamedTuple
 
 from bench.peers.peer import Running
 from bench.trials.trial import GRACE_S, Begin, Figures, Trial
-from bench.world import BenchWorld, StayingLoad
+from bench.world import BenchWorld, LoadSession
 
 # One in a thousand must be one at least.
 _TAIL_SAMPLES = 1000
 
 
-class _Talk(NamedTuple):
+class _Timed(NamedTuple):
     """Exchanges, connections or pings, by a load program that times them."""
 
-    load: StayingLoad
+    load: LoadSession
 
     def turn(self, seconds: float) -> None:
         self.load.ask(f"{seconds}")
@@ -29,13 +29,13 @@ class _Talk(NamedTuple):
         return found
 
 
-def talk(what: str, size: int, **more: int) -> Begin:
+def timed(what: str, size: int, **more: int) -> Begin:
     @contextlib.contextmanager
     def begin(world: BenchWorld, running: Running) -> Iterator[Trial]:
         if what == "ping":
             world.datagrams("echo")
         roots = [process.pid for process in running.processes]
-        with world.staying_load(what, GRACE_S, address=running.address, size=size, **more, roots=roots) as load:
-            yield _Talk(load)
+        with world.load_session(what, GRACE_S, address=running.address, size=size, **more, roots=roots) as load:
+            yield _Timed(load)
 
     return begin
