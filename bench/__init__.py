@@ -4,22 +4,19 @@ Follow a measurement:
 
     __main__.py    the command line: `python -m bench run`, `report`, `compare`
     run.py         rounds, and peers in turns; every cell checked, kept or marked as failed
+    rounds.py      who takes part in which round and turn, and which ratio needs more   (pure)
     scenarios.py   what is measured: the list
-    trials.py      how: a trial of each peer, which takes turns
-    peers.py       what is measured against: how each proxy is started and stopped
+    trials/        how: a trial of each peer, which takes turns
+    peers/         what is measured against: how each proxy is started and stopped
     world.py       client, host and container as network namespaces
-    servers.py     what runs in the container: echo, bulk, datagram counter
-    forks.py       what runs on the client: a fork for each load program
-    load.py        the load programs: exchanges, connections, bulk, datagrams
-    bulk.py        bulk TCP, at both ends
-    batch.py       datagrams by the batch, at both ends
-    iperf.py       iperf3's JSON, read                                     (pure)
+    load/          what runs at the two ends: load programs, and the container's servers
     usage.py       CPU and memory of a process tree
-    stats.py       medians, their certainty, ratios round by round         (pure)
-    results.py     one JSON file per run                                   (pure)
-    report.py      the table, for a terminal and in Markdown
-    compare.py     whether two runs agree
-    plots.py       PNG and SVG
+    stats.py       medians, their certainty, ratios round by round                      (pure)
+    results.py     one JSON file per run
+    report/        the table, in Markdown too; plots; whether two runs agree
+
+Each folder's `__init__.py` is the map of its own files. `results/` keeps the run that the README quotes, `NOTES.md`
+tells what was tried and measured.
 
 Figures are ratios first: on a busy virtual machine a figure means little, a ratio of two from one round much more.
 """

@@ -11,9 +11,14 @@ from pathlib import Path
 
 from rich.console import Console
 
-from bench import report, results, usage
-from bench.compare import print_comparison
-from bench.peers import NOT_MEASURED, QUICK, DockerProxyLike, Peer, known_peers
+from bench import results, usage
+from bench.peers.docker_proxy import DockerProxyLike
+from bench.peers.known import NOT_MEASURED, QUICK, known_peers
+from bench.peers.peer import Peer
+from bench.report.compare import print_comparison
+from bench.report.markdown import markdown, readme_section, update_readme
+from bench.report.rows import BASE, LIMIT
+from bench.report.table import print_table
 from bench.results import ResultsError, Run
 from bench.run import measure_all
 from bench.scenarios import SCENARIOS, Scenario
@@ -49,8 +54,8 @@ def main() -> None:
     show.add_argument("--readme", action="store_true", help="write the README's performance section from it")
     show.set_defaults(call=do_report)
     compare = commands.add_parser("compare", help="whether two runs agree on the ratios to docker-proxy")
-    compare.add_argument("first", type=Path)
-    compare.add_argument("second", type=Path)
+    compare.add_argument("first", type=Path, help="the JSON of a run")
+    compare.add_argument("second", type=Path, help="that of another")
     compare.add_argument(
         "--peer", action="append", default=[], metavar="NAME", help="of this peer, or `all` (default: pyproxy)"
     )
@@ -68,7 +73,7 @@ def do_run(arguments: argparse.Namespace) -> None:
     scenarios = choose_scenarios(arguments.scenario, quick=arguments.quick)
     if arguments.list:
         for scenario in scenarios:
-            console.print(f"{scenario.name:24} {scenario.words}")
+            console.print(f"{scenario.name:24} {scenario.title}")
         console.print(f"\npeers: {', '.join(peer.name for peer in peers)}", markup=False, emoji=False)
         for name, why in skipped.items():
             console.print(f"skipped: {name}: {why}", markup=False, emoji=False)
@@ -105,7 +110,7 @@ def do_report(arguments: argparse.Namespace) -> None:
     show(run, path, Console())
     if arguments.readme:
         source = path.resolve().relative_to(TREE) if path.resolve().is_relative_to(TREE) else path
-        report.update_readme(TREE / "README.md", report.readme_section(run, str(source)))
+        update_readme(TREE / "README.md", readme_section(run, str(source)))
 
 
 def do_compare(arguments: argparse.Namespace) -> None:
@@ -115,10 +120,10 @@ def do_compare(arguments: argparse.Namespace) -> None:
 
 
 def show(run: Run, path: Path, console: Console) -> None:
-    from bench.plots import draw_all  # matplotlib takes a second to import: not before it is needed
+    from bench.report.plots import draw_all  # matplotlib takes a second to import: not before it is needed
 
-    report.print_table(run, console)
-    path.with_suffix(".md").write_text(report.markdown(run))
+    print_table(run, console)
+    path.with_suffix(".md").write_text(markdown(run))
     drawn = draw_all(run, path.with_suffix(""))
     console.print(
         f"Written: {path}, {path.with_suffix('.md').name}, and {len(drawn)} plots in {path.with_suffix('')}",
@@ -134,7 +139,7 @@ def choose_peers(wanted: list[str], *, quick: bool) -> tuple[list[Peer], dict[st
     if unknown := names - {peer.name for peer in peers}:
         raise ResultsError(f"no peer {', '.join(sorted(unknown))}: known are {', '.join(p.name for p in peers)}")
     if names:
-        peers = [peer for peer in peers if peer.name in names | {report.BASE, report.LIMIT}]
+        peers = [peer for peer in peers if peer.name in names | {BASE, LIMIT}]
     elif quick:
         peers = [peer for peer in peers if peer.name in QUICK]
     for name, _, command in (each.partition("=") for each in wanted if "=" in each):
@@ -155,7 +160,7 @@ def choose_scenarios(wanted: list[str], *, quick: bool) -> list[Scenario]:
         raise ResultsError(
             f"no scenario begins with {', '.join(wanted)}: known are {', '.join(s.name for s in SCENARIOS)}"
         )
-    return [each.in_brief() for each in found] if quick else found
+    return [each.quick_version() for each in found] if quick else found
 
 
 if __name__ == "__main__":

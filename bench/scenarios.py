@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
-from bench import trials
-from bench.peers import Peer
-from bench.trials import Begin, BeginCommand
+from bench.peers.peer import Peer
+from bench.trials.bulk import bulk
+from bench.trials.burst import burst
+from bench.trials.connections import fill, idle
+from bench.trials.datagrams import flood, saturated
+from bench.trials.iperf import iperf
+from bench.trials.publish import publish
+from bench.trials.start import start
+from bench.trials.timed import timed
+from bench.trials.trial import Begin, BeginCommand, without_turns
 from bench.world import BULK_PORT, DATAGRAM_PORT, ECHO_PORT, IPERF_PORT, MIXED_PORT
 
 
 class Figure(NamedTuple):
     """How a figure is to be read."""
 
-    words: str
+    title: str
     unit: str
     more_is_better: bool
     scale: float = 1.0  # from the stored value to the unit
@@ -53,7 +61,7 @@ class Scenario(NamedTuple):
     """Some rows of the table. `family` and `size` (streams, connections, ...) place it on a growth curve."""
 
     name: str
-    words: str
+    title: str
     proto: str
     container_port: int
     figures: tuple[str, ...]
@@ -70,8 +78,8 @@ class Scenario(NamedTuple):
     # takes long to begin; none is "all at once".
     turns: int = 10
     longer: int = 1
-    # Client and container on processors of their own (`BenchWorld.apart`).
-    apart: bool = False
+    # Client and container on processors of their own (`BenchWorld.pinned`).
+    pinned: bool = False
     # These take no part.
     without: tuple[str, ...] = ()
     # For peers with docker-proxy's command line only; started by the scenario itself.
@@ -79,7 +87,7 @@ class Scenario(NamedTuple):
     # What a quick run does instead.
     begin_quick: Begin | None = None
 
-    def in_brief(self) -> Scenario:
+    def quick_version(self) -> Scenario:
         """As a quick run has it."""
         return self._replace(begin=self.begin_quick or self.begin)
 
@@ -105,13 +113,14 @@ _PORTS_TURNS = {1: 20, 10: 30, 100: 10, 1000: 0}
 _WITHOUT = ("dnat", "pyproxy-asyncio", "socat")
 
 
-def _all() -> list[Scenario]:
-    bulk = ("bits_per_s", "cpu_s_per_gb", "machine_s_per_gb")
-    latency = ("p50_us", "p99_us", "p999_us", "per_s", "cpu_us_each")
-    rate = ("per_s", "p50_us", "p99_us", "cpu_us_each")
-    delivered = ("delivered_per_s", "cpu_s_per_million")
-    memory = ("pss_each", "uss_each", "rss_each")
-    found = []
+_BULK = ("bits_per_s", "cpu_s_per_gb", "machine_s_per_gb")
+_LATENCY = ("p50_us", "p99_us", "p999_us", "per_s", "cpu_us_each")
+_RATE = ("per_s", "p50_us", "p99_us", "cpu_us_each")
+_DELIVERED = ("delivered_per_s", "cpu_s_per_million")
+_MEMORY = ("pss_each", "uss_each", "rss_each")
+
+
+def _bulk_streams() -> Iterator[Scenario]:
     for way, words, ways in (
         ("up", "client to container", "u"),
         ("down", "container to client", "d"),
@@ -119,97 +128,93 @@ def _all() -> list[Scenario]:
     ):
         for streams in (1, 8, 64):
             turns, longer = _BULK_TURNS[streams]
-            found.append(
-                Scenario(
-                    f"tcp-bulk-{way}-{streams}",
-                    f"TCP bulk, {words}, {streams} stream{'s' * (streams > 1)}{' each' * (way == 'both')}",
-                    "tcp", BULK_PORT, bulk, trials.bulk(streams, ways), f"tcp-bulk-{way}", streams,
-                    quick=streams == 1 and way != "both", primary=("bits_per_s", "cpu_s_per_gb"),
-                    without=_WITHOUT if streams == 64 else (), turns=turns, longer=longer,
-                )
+            yield Scenario(
+                f"tcp-bulk-{way}-{streams}",
+                f"TCP bulk, {words}, {streams} stream{'s' * (streams > 1)}{' each' * (way == 'both')}",
+                "tcp", BULK_PORT, _BULK, bulk(streams, ways), f"tcp-bulk-{way}", streams,
+                quick=streams == 1 and way != "both", primary=("bits_per_s", "cpu_s_per_gb"),
+                without=_WITHOUT if streams == 64 else (), turns=turns, longer=longer,
             )  # fmt: skip
-    found.append(
-        Scenario("tcp-bulk-iperf3", "TCP bulk, client to container, 1 stream, by iperf3", "tcp", IPERF_PORT,
-                 ("bits_per_s",), trials.alone(trials.iperf), turns=0,
-                 without=(*_WITHOUT, "pyproxy-engine", "nginx", "haproxy", "socket-proxyd"))
-    )  # fmt: skip
+    yield Scenario("tcp-bulk-iperf3", "TCP bulk, client to container, 1 stream, by iperf3", "tcp", IPERF_PORT,
+                   ("bits_per_s",), without_turns(iperf), turns=0,
+                   without=(*_WITHOUT, "pyproxy-engine", "nginx", "haproxy", "socket-proxyd"))  # fmt: skip
+
+
+def _exchanges() -> Iterator[Scenario]:
     for size in (64, 4096):
         for connections in (1, 100):
-            found.append(
-                Scenario(
-                    f"tcp-exchange-{size}-{connections}",
-                    f"TCP request and response, {size} B, {connections} connection{'s' * (connections > 1)}",
-                    "tcp", ECHO_PORT, latency if connections == 1 else rate,
-                    trials.talk("exchange", size, connections=connections),
-                    f"tcp-exchange-{size}", connections, quick=size == 64, apart=connections == 1,
-                    primary=("p50_us", "p99_us") if connections == 1 else ("per_s",),
-                )
+            yield Scenario(
+                f"tcp-exchange-{size}-{connections}",
+                f"TCP request and response, {size} B, {connections} connection{'s' * (connections > 1)}",
+                "tcp", ECHO_PORT, _LATENCY if connections == 1 else _RATE,
+                timed("exchange", size, connections=connections),
+                f"tcp-exchange-{size}", connections, quick=size == 64, pinned=connections == 1,
+                primary=("p50_us", "p99_us") if connections == 1 else ("per_s",),
             )  # fmt: skip
-    found.append(
-        Scenario("tcp-exchange-paced", "TCP request and response, 64 B, 500 a second", "tcp", ECHO_PORT,
-                 ("cpu_us_each", "p50_us", "p90_us"), trials.talk("exchange", 64, connections=1, per_s=500),
-                 turns=5, longer=2, apart=True, primary=("cpu_us_each", "p50_us"))
-    )  # fmt: skip
-    found.append(
-        Scenario("tcp-exchange-beside", "TCP request and response, 64 B, beside a bulk stream", "tcp", MIXED_PORT,
-                 ("p50_us", "bulk_bits_per_s", "p99_us", "per_s", "cpu_us_each"), trials.talk("beside_bulk", 64),
-                 longer=4, primary=("p50_us", "bulk_bits_per_s"))
-    )  # fmt: skip
-    found.append(
-        Scenario("tcp-connect", "TCP connect, request, close; 16 at once", "tcp", ECHO_PORT, rate,
-                 trials.talk("connect", 64, connections=16), quick=True, primary=("per_s", "p99_us"))
-    )  # fmt: skip
-    found.append(
-        Scenario("tcp-descriptors", "TCP connections under a limit of 600 descriptors", "tcp", ECHO_PORT,
-                 ("held", "serves_again"), trials.fill(600), turns=0, most_rounds=2)
-    )  # fmt: skip
+    yield Scenario("tcp-exchange-paced", "TCP request and response, 64 B, 500 a second", "tcp", ECHO_PORT,
+                   ("cpu_us_each", "p50_us", "p90_us"), timed("exchange", 64, connections=1, per_s=500),
+                   turns=5, longer=2, pinned=True, primary=("cpu_us_each", "p50_us"))  # fmt: skip
+    yield Scenario("tcp-exchange-beside", "TCP request and response, 64 B, beside a bulk stream", "tcp", MIXED_PORT,
+                   ("p50_us", "bulk_bits_per_s", "p99_us", "per_s", "cpu_us_each"), timed("beside_bulk", 64),
+                   longer=4, primary=("p50_us", "bulk_bits_per_s"))  # fmt: skip
+
+
+def _connections() -> Iterator[Scenario]:
+    yield Scenario("tcp-connect", "TCP connect, request, close; 16 at once", "tcp", ECHO_PORT, _RATE,
+                   timed("connect", 64, connections=16), quick=True, primary=("per_s", "p99_us"))  # fmt: skip
+    yield Scenario("tcp-descriptors", "TCP connections under a limit of 600 descriptors", "tcp", ECHO_PORT,
+                   ("held", "serves_again"), fill(600), turns=0, most_rounds=2)  # fmt: skip
+
+
+def _datagrams() -> Iterator[Scenario]:
     for size in (64, 1400):
         for flows in (1, 100):
-            found.append(
-                Scenario(
-                    f"udp-bulk-{size}-{flows}",
-                    f"UDP, {size} B, {flows} flow{'s' * (flows > 1)}",
-                    "udp", DATAGRAM_PORT, ("delivered_per_s", "lossless_per_s", "cpu_s_per_million"),
-                    trials.saturated(size, flows, ladder=True), begin_quick=trials.saturated(size, flows),
-                    family=f"udp-bulk-{size}", size=flows, quick=flows == 1,
-                    primary=delivered if flows == 1 else delivered[:1],
-                )
+            yield Scenario(
+                f"udp-bulk-{size}-{flows}",
+                f"UDP, {size} B, {flows} flow{'s' * (flows > 1)}",
+                "udp", DATAGRAM_PORT, ("delivered_per_s", "lossless_per_s", "cpu_s_per_million"),
+                saturated(size, flows, ladder=True), begin_quick=saturated(size, flows),
+                family=f"udp-bulk-{size}", size=flows, quick=flows == 1,
+                primary=_DELIVERED if flows == 1 else _DELIVERED[:1],
             )  # fmt: skip
-    found.append(
-        Scenario("udp-down-1400", "UDP, 1400 B, container to client", "udp", DATAGRAM_PORT, delivered,
-                 trials.flood(1400), quick=True, primary=delivered[:1])
-    )  # fmt: skip
-    found.append(
-        Scenario("udp-segmented-1200", "UDP, 1200 B, the sender segments itself", "udp", DATAGRAM_PORT, delivered,
-                 trials.saturated(1200, 1, segmented=True), quick=True, primary=delivered[:1])
-    )  # fmt: skip
-    found.append(
-        Scenario("udp-burst", "UDP, a burst of 400 times 1200 B", "udp", DATAGRAM_PORT, ("lost",),
-                 trials.burst(1200, 400), quick=True)
-    )  # fmt: skip
-    found.append(
-        Scenario("udp-ping", "UDP datagram and reply, 64 B", "udp", DATAGRAM_PORT, latency, trials.talk("ping", 64),
-                 quick=True, apart=True, primary=("p50_us",))
-    )  # fmt: skip
+    yield Scenario("udp-down-1400", "UDP, 1400 B, container to client", "udp", DATAGRAM_PORT, _DELIVERED,
+                   flood(1400), quick=True, primary=_DELIVERED[:1])  # fmt: skip
+    yield Scenario("udp-segmented-1200", "UDP, 1200 B, the sender segments itself", "udp", DATAGRAM_PORT, _DELIVERED,
+                   saturated(1200, 1, segmented=True), quick=True, primary=_DELIVERED[:1])  # fmt: skip
+    yield Scenario("udp-burst", "UDP, a burst of 400 times 1200 B", "udp", DATAGRAM_PORT, ("lost",),
+                   burst(1200, 400), quick=True)  # fmt: skip
+    yield Scenario("udp-ping", "UDP datagram and reply, 64 B", "udp", DATAGRAM_PORT, _LATENCY, timed("ping", 64),
+                   quick=True, pinned=True, primary=("p50_us",))  # fmt: skip
+
+
+def _idle_connections() -> Iterator[Scenario]:
     for connections in (1000, 10_000):
-        found.append(
-            Scenario(f"idle-{connections}", f"{connections} idle TCP connections", "tcp", ECHO_PORT,
-                     (*memory, "held") if connections == 1000 else ("held", *memory), trials.idle(connections), "idle",
-                     connections, quick=connections == 1000, turns=0,
-                     most_rounds=5 if connections == 1000 else 1, without=() if connections == 1000 else _WITHOUT)
-        )  # fmt: skip
+        yield Scenario(f"idle-{connections}", f"{connections} idle TCP connections", "tcp", ECHO_PORT,
+                       (*_MEMORY, "held") if connections == 1000 else ("held", *_MEMORY), idle(connections), "idle",
+                       connections, quick=connections == 1000, turns=0,
+                       most_rounds=5 if connections == 1000 else 1,
+                       without=() if connections == 1000 else _WITHOUT)  # fmt: skip
+
+
+def _published_ports() -> Iterator[Scenario]:
     for ports in (1, 10, 100, 1000):
-        found.append(
-            Scenario(f"ports-{ports}", f"{ports} published port{'s' * (ports > 1)}", "tcp", 0,
-                     ("publish_s", *memory, "processes"), None, "ports", ports, quick=ports == 10,
-                     turns=_PORTS_TURNS[ports], most_rounds=5 if ports < 1000 else 1,
-                     begin_command=trials.publish(ports))
-        )  # fmt: skip
-    found.append(
-        Scenario("start", "Start of one proxy", "tcp", 0, ("answer_p50_ms", "answer_to_python", "answer_p99_ms"), None,
-                 quick=True, primary=("answer_p50_ms",), begin_command=trials.start)
-    )  # fmt: skip
-    return found
+        yield Scenario(f"ports-{ports}", f"{ports} published port{'s' * (ports > 1)}", "tcp", 0,
+                       ("publish_s", *_MEMORY, "processes"), None, "ports", ports, quick=ports == 10,
+                       turns=_PORTS_TURNS[ports], most_rounds=5 if ports < 1000 else 1,
+                       begin_command=publish(ports))  # fmt: skip
 
 
-SCENARIOS = _all()
+def _start() -> Iterator[Scenario]:
+    yield Scenario("start", "Start of one proxy", "tcp", 0, ("answer_p50_ms", "answer_to_python", "answer_p99_ms"),
+                   None, quick=True, primary=("answer_p50_ms",), begin_command=start)  # fmt: skip
+
+
+SCENARIOS = [
+    *_bulk_streams(),
+    *_exchanges(),
+    *_connections(),
+    *_datagrams(),
+    *_idle_connections(),
+    *_published_ports(),
+    *_start(),
+]

@@ -107,17 +107,17 @@ def adopt_orphans() -> None:
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
-def strangers() -> float:
-    """CPU seconds, in ticks, used so far by programs that neither are nor descend from this process: see
-    `adopt_orphans`.
+def others_cpu() -> float:
+    """CPU seconds, in ticks, used so far by other programs: by all that neither are nor descend from this
+    process (see `adopt_orphans`).
     """
     found = _processes()
-    return sum(process.ticks for pid, process in found.items() if _is_stranger(pid, found)) / _TICKS_PER_S
+    return sum(process.ticks for pid, process in found.items() if _is_other(pid, found)) / _TICKS_PER_S
 
 
-def is_stranger(pid: int) -> bool:
-    """Whether a process is one of those."""
-    return _is_stranger(pid, _processes())
+def is_other(pid: int) -> bool:
+    """Whether a process is neither this one nor a descendant of it."""
+    return _is_other(pid, _processes())
 
 
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
@@ -149,5 +149,5 @@ def _line(pid: int, processes: Mapping[int, _Process]) -> Iterator[int]:
         pid = process.parent
 
 
-def _is_stranger(pid: int, processes: Mapping[int, _Process]) -> bool:
+def _is_other(pid: int, processes: Mapping[int, _Process]) -> bool:
     return not any(each in (os.getpid(), _KTHREADD) for each in _line(pid, processes))

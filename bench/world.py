@@ -63,8 +63,8 @@ class LoadError(Exception):
     """A load program failed, or found that what arrived is not what was sent."""
 
 
-class StayingLoad(NamedTuple):
-    """A load program that runs: what it said at first, and how to ask it something."""
+class LoadSession(NamedTuple):
+    """A load program that takes orders: what it answered at first, and how to give it one."""
 
     found: dict[str, Any]
     ask: Callable[[str], dict[str, Any]]
@@ -102,7 +102,9 @@ class BenchWorld(ReferenceHost):
         self._bulk = self._serve("bulk", BULK_PORT)
         self._datagrams = self._serve("datagrams", DATAGRAM_PORT)
         self._names = itertools.count()
-        self._loads = self.start(sys.executable, "-m", "bench.forks", on=CLIENT, stdin=subprocess.PIPE, stderr=None)
+        self._loads = self.start(
+            sys.executable, "-m", "bench.load.forkserver", on=CLIENT, stdin=subprocess.PIPE, stderr=None
+        )
         _answer(self._loads)
         # It says a line per stream, which nobody reads: so it is the kernel that is asked whether it listens.
         silent = subprocess.DEVNULL
@@ -127,7 +129,14 @@ class BenchWorld(ReferenceHost):
 
     def _serve(self, what: str, port: int) -> subprocess.Popen[str]:
         server = self.start(
-            sys.executable, "-m", "bench.servers", what, str(port), on=CONTAINER, stdin=subprocess.PIPE, stderr=None
+            sys.executable,
+            "-m",
+            "bench.load.servers",
+            what,
+            str(port),
+            on=CONTAINER,
+            stdin=subprocess.PIPE,
+            stderr=None,
         )
         assert server.stdout is not None
         if server.stdout.readline() != "ready\n":
@@ -135,7 +144,7 @@ class BenchWorld(ReferenceHost):
         return server
 
     @contextlib.contextmanager
-    def apart(self) -> Iterator[None]:
+    def pinned(self) -> Iterator[None]:
         """For the time of the block the container's servers have a processor, and load programs that begin another.
 
         Where one message is in flight at a time, the kernel else puts both on one processor, or on two, as it happens:
@@ -155,7 +164,7 @@ class BenchWorld(ReferenceHost):
             self._client_processors = self._processors
 
     def run_load(self, what: str, within_s: float = 60, **arguments: Any) -> dict[str, Any]:
-        """Run a load program (bench/load.py) on the client and return what it found. LoadError if it failed, or has
+        """Run a load program (bench/load/) on the client and return what it found. LoadError if it failed, or has
         not ended within that time.
         """
         return self._begin_load(what, f"{next(self._names)}", within_s, arguments)
@@ -173,18 +182,18 @@ class BenchWorld(ReferenceHost):
         )
 
     @contextlib.contextmanager
-    def staying_load(self, what: str, within_s: float = 60, **arguments: Any) -> Iterator[StayingLoad]:
-        """The same of a program that stays for the time of the block, to be asked. Several may stay at a time."""
+    def load_session(self, what: str, within_s: float = 60, **arguments: Any) -> Iterator[LoadSession]:
+        """The same of a session, which lasts for the time of the block and takes orders. Several may last at a time."""
         name = f"{next(self._names)}"
 
-        def ask(words: str) -> dict[str, Any]:
-            return self._request(what, {"ask": name, "words": words, "within_s": within_s})
+        def ask(order: str) -> dict[str, Any]:
+            return self._request(what, {"ask": name, "order": order, "within_s": within_s})
 
         found = self._begin_load(what, name, within_s, arguments)
         try:
-            yield StayingLoad(found, ask)
+            yield LoadSession(found, ask)
         finally:
-            self._request(what, {"let go": name})
+            self._request(what, {"end": name})
 
     def _request(self, what: str, request: dict[str, Any]) -> dict[str, Any]:
         found = _answer(self._loads, json.dumps(request))

@@ -1,4 +1,4 @@
-"""What runs in the container: `python -m bench.servers echo|mixed|bulk|datagrams PORT`.
+"""What runs in the container: `python -m bench.load.servers echo|mixed|bulk|datagrams PORT`.
 
 As little work per message as Python allows, so that the proxy in front is what is measured.
 """
@@ -14,8 +14,8 @@ import socket
 import sys
 import time
 
-from bench.batch import Receiver, Sender, with_room
-from bench.bulk import DOWN, OPEN, UP, Pump
+from bench.load.batch import Receiver, Sender, enlarge_receive_buffer
+from bench.load.pump import DOWN, OPEN, UP, Pump
 
 _BACKLOG = 20_000
 
@@ -80,7 +80,7 @@ def mixed(port: int) -> None:
 
 def bulk(port: int) -> None:
     """Take in, or send, all that goes, on any number of connections; the first byte of each says which, the second is
-    its key (bench/bulk.py).
+    its key (bench/load/pump.py).
 
     Told by lines on standard input: `go KEY`, `pause`, `end KEY`, `read`. All are answered by how much has come.
     """
@@ -130,7 +130,7 @@ def datagrams(port: int) -> None:
 
     Told which, and asked, by lines on standard input: `count`, `echo`, `flood SIZE`, `read`.
     """
-    sock = with_room(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+    sock = enlarge_receive_buffer(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 << 20)
     sock.bind(("", port))
     receiver = Receiver(sock)

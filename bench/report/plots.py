@@ -11,7 +11,7 @@ import matplotlib.pyplot as plt
 from matplotlib.artist import Artist
 from matplotlib.figure import Figure as Plot
 
-from bench.report import BASE, rows
+from bench.report.rows import BASE, rows
 from bench.results import Run
 from bench.scenarios import FIGURES, SCENARIOS, Figure
 from bench.stats import summarize
@@ -72,7 +72,7 @@ def _bars(run: Run) -> Plot | None:
                   xerr=[[max(0, middle - ends[0])], [max(0, ends[1] - middle)]], error_kw={"lw": 0.8})  # fmt: skip
     axes.axvline(1, color=colour(BASE), lw=1.5)
     axes.set_yticks([n * step + (len(peers) - 1) / 2 for n in range(len(scenarios))])
-    axes.set_yticklabels([f"{s.words}\n{FIGURES[s.figures[0]].words}" for s in scenarios], fontsize=8)
+    axes.set_yticklabels([f"{s.title}\n{FIGURES[s.figures[0]].title}" for s in scenarios], fontsize=8)
     axes.invert_yaxis()
     axes.set_xscale("log")
     axes.set_xticks([0.1, 0.2, 0.5, 1, 2, 5, 10], ["0.1", "0.2", "0.5", "1", "2", "5", "10"])
@@ -102,7 +102,7 @@ def _latency(run: Run) -> Plot | None:
                 axes.plot(*zip(*points, strict=True), marker="o", ms=3, color=colour(peer), label=peer,
                           lw=2 if peer == "pyproxy" else 1)  # fmt: skip
         axes.set_yscale("log")
-        axes.set_title(scenario.words.replace(", ", ",\n", 1), fontsize=8)
+        axes.set_title(scenario.title.replace(", ", ",\n", 1), fontsize=8)
         axes.set_xlabel("percentile")
         axes.grid(alpha=0.3)
     grid[0][0].set_ylabel("microseconds")
@@ -134,9 +134,9 @@ def _growth(run: Run) -> Plot | None:
                 axes.plot(*zip(*points, strict=True), marker="o", ms=3, color=colour(peer), label=peer,
                           lw=2 if peer == "pyproxy" else 1)  # fmt: skip
         axes.set_xscale("log")
-        if figure.words.startswith(("to publish", "rate", "proportional")):
+        if figure.title.startswith(("to publish", "rate", "proportional")):
             axes.set_yscale("log")
-        axes.set_title(f"{family}: {figure.words} [{figure.unit}]", fontsize=8)
+        axes.set_title(f"{family}: {figure.title} [{figure.unit}]", fontsize=8)
         axes.grid(alpha=0.3)
     for axes in list(grid.flat)[len(families) :]:
         axes.axis("off")

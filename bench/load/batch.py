@@ -28,12 +28,12 @@ _BUFFER_BYTES = 16 << 20
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def content(size: int) -> bytes:
+def payload(size: int) -> bytes:
     """What a datagram of this size carries."""
     return (STAMP * (size // len(STAMP) + 1))[:size]
 
 
-def with_room(sock: socket.socket) -> socket.socket:
+def enlarge_receive_buffer(sock: socket.socket) -> socket.socket:
     """Make room for what comes while the program does something else; root may have more than others."""
     try:
         sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER_BYTES)
@@ -81,7 +81,7 @@ class Receiver:
         return taken, sum(lengths), damaged
 
 
-_STAMPED = content(_BATCH * _SLOT)
+_STAMPED = payload(_BATCH * _SLOT)
 
 
 class Sender:
@@ -89,7 +89,7 @@ class Sender:
 
     def __init__(self, sock: socket.socket, size: int, to: tuple[str, int] | None = None) -> None:
         self._sock = sock
-        self._buffer = ctypes.create_string_buffer(content(size), size)
+        self._buffer = ctypes.create_string_buffer(payload(size), size)
         self._iovecs, self._headers = _headers(self._buffer, 0, size)
         if to is not None:
             packed = struct.pack("=H", socket.AF_INET) + struct.pack("!H4s8x", to[1], socket.inet_aton(to[0]))
@@ -118,7 +118,7 @@ class FlowsSender:
         self._sock = sock
         self._count = len(sources)
         self._next = 0
-        self._buffer = ctypes.create_string_buffer(content(size), size)
+        self._buffer = ctypes.create_string_buffer(payload(size), size)
         self._iovecs, self._headers = _headers(self._buffer, 0, size, self._count)
         # The source of each by struct in_pktinfo (ip(7)): a socket and a call for each are slower than some proxies.
         ancillary = b"".join(
@@ -150,7 +150,7 @@ class SegmentingSender:
 
     def __init__(self, sock: socket.socket, size: int) -> None:
         self._sock = sock
-        self._data = content(size) * min(MAX_BYTES // size, _BATCH)
+        self._data = payload(size) * min(MAX_BYTES // size, _BATCH)
         self._size = size
         sock.setsockopt(socket.IPPROTO_UDP, UDP_SEGMENT, size)
 

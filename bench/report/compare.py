@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from bench.report import BASE, ratio, rows
+from bench.report.rows import BASE, ratio, rows
 from bench.results import Run
 from bench.stats import Summary
 
@@ -28,20 +28,20 @@ class Compared(NamedTuple):
     is_primary: bool
 
     @property
-    def are_told(self) -> bool:
-        """Whether both runs tell the ratio, and not only how far it may reach."""
+    def both_certain(self) -> bool:
+        """Whether both runs give the ratio, and not only how far it may reach."""
         return self.first.is_certain and self.second.is_certain
 
     @property
     def agree(self) -> bool:
         """Within 15 %; or, where either run tells no ratio, the intervals meet."""
-        if not self.are_told:
-            return self.meet
+        if not self.both_certain:
+            return self.overlap
         low, high = sorted((self.first.median, self.second.median))
         return high <= low * (1 + AGREE)
 
     @property
-    def meet(self) -> bool:
+    def overlap(self) -> bool:
         """Whether the intervals do: if those of two runs often do not, they are narrower than they claim."""
         return self.first.low <= self.second.high and self.second.low <= self.first.high
 
@@ -66,7 +66,7 @@ def print_comparison(first: Run, second: Run, peers: Collection[str], console: C
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("", no_wrap=True)
     for each in found:
-        change = f"{each.second.median / each.first.median:.2f}" if each.first.median and each.are_told else ""
+        change = f"{each.second.median / each.first.median:.2f}" if each.first.median and each.both_certain else ""
         table.add_row(
             each.scenario,
             f"[bold]{each.figure}[/bold]" if each.is_primary else each.figure,
@@ -79,8 +79,8 @@ def print_comparison(first: Run, second: Run, peers: Collection[str], console: C
     console.print(f"Ratios to {BASE}, of {first.started} and {second.started}; `?`: how far it may reach, no more.")
     console.print(table)
     for words, some in (("primary figures (bold)", [each for each in found if each.is_primary]), ("all", found)):
-        told = [each for each in some if each.are_told]
-        ranges = [each for each in some if not each.are_told]
+        told = [each for each in some if each.both_certain]
+        ranges = [each for each in some if not each.both_certain]
         console.print(
             f"{words}: {_agreeing(told)} that both tell agree within {AGREE:.0%}; {_agreeing(ranges)} others meet"
         )

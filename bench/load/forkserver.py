@@ -1,4 +1,4 @@
-"""The load server: `python -m bench.forks` on the client runs load programs (bench/load.py), each in a fork of its own.
+"""The fork server: `python -m bench.load.forkserver` on the client runs load programs, each in a fork of its own.
 
 An interpreter that starts costs 0.1 s, which was a third of a measurement; a fork costs 2 ms. It is spoken to by lines
 of JSON:
@@ -6,11 +6,10 @@ of JSON:
     {"run": WHAT, "as": NAME, "arguments": {...}, "processors": [N, ...], "within_s": S}
                                             its result, or {"error": "..."}; a program that has neither by then, or
                                             ends without, is killed and is an error
-    {"ask": NAME, "words": "...", "within_s": S}    the same, of a program that stays
-    {"let go": NAME}                                {} when it has ended, or had already
+    {"ask": NAME, "order": "...", "within_s": S}    the same, of a session
+    {"end": NAME}                           {} when it has ended, or had already
 
-Programs that stay wait beside one another, each for its turn. They die with the server, and the server with the
-harness.
+Sessions wait alongside one another, each for its turn. They die with the server, and the server with the harness.
 """
 
 from __future__ import annotations
@@ -27,11 +26,11 @@ from typing import Any
 
 import psutil
 
-from bench.load import PROGRAMS, STAYING
+from bench.load.programs import ONE_SHOT, SESSIONS
 
 _PR_SET_PDEATHSIG = 1
 
-# In which a program that was let go must end: it has a few sockets to close.
+# In which a session that is told to end must do so: it has a few sockets to close.
 _ENDS_MS = 5000
 
 
@@ -39,8 +38,8 @@ class FailedError(Exception):
     """A program failed; the text is for the report."""
 
 
-class _Leash:
-    """A program's end of the two pipes: a line is a question, the end is to be let go."""
+class _Pipes:
+    """A program's end of the two pipes: a line is an order, end of file the order to end."""
 
     def __init__(self, questions: int, answers: int) -> None:
         self._questions = questions
@@ -49,11 +48,11 @@ class _Leash:
     def fileno(self) -> int:
         return self._questions
 
-    def heed(self) -> str | None:
+    def next_order(self) -> str | None:
         # One question is asked at a time, and is shorter than a pipe's atomic write.
         return os.read(self._questions, 1 << 12).decode().strip() or None
 
-    def say(self, found: dict[str, Any]) -> None:
+    def answer(self, found: dict[str, Any]) -> None:
         os.write(self._answers, json.dumps(found).encode() + b"\n")
 
 
@@ -70,13 +69,13 @@ class Child:
             for child in (self, *siblings):  # else those would not see their end
                 os.close(child._ask)
             os.sched_setaffinity(0, processors)
-            _run(what, arguments, _Leash(questions, answers))
+            _run(what, arguments, _Pipes(questions, answers))
             os._exit(0)
         os.close(questions)
         os.close(answers)
 
-    def ask(self, words: str) -> None:
-        os.write(self._ask, words.encode() + b"\n")
+    def ask(self, order: str) -> None:
+        os.write(self._ask, order.encode() + b"\n")
 
     def answer(self, within_s: float) -> dict[str, Any]:
         """FailedError if there is none."""
@@ -105,16 +104,16 @@ class Child:
         os.close(self._answers)
 
 
-def _run(what: str, arguments: dict[str, Any], leash: _Leash) -> None:
+def _run(what: str, arguments: dict[str, Any], harness: _Pipes) -> None:
     """In the fork."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     try:
-        if what in STAYING:
-            STAYING[what](leash, **arguments)
+        if what in SESSIONS:
+            SESSIONS[what](harness, **arguments)
         else:
-            leash.say(PROGRAMS[what](**arguments))
+            harness.answer(ONE_SHOT[what](**arguments))
     except (AssertionError, OSError, psutil.Error) as exc:  # what a peer that dies, cheats or hangs leads to
-        leash.say({"error": f"{type(exc).__name__}: {exc}"})
+        harness.answer({"error": f"{type(exc).__name__}: {exc}"})
 
 
 def serve() -> None:
@@ -123,24 +122,24 @@ def serve() -> None:
     print(json.dumps({}), flush=True)
     for line in sys.stdin:
         request = json.loads(line)
-        name = request.get("as") or request.get("ask") or request["let go"]
+        name = request.get("as") or request.get("ask") or request["end"]
         found: dict[str, Any] = {}
-        stays = "ask" in request
+        in_session = "ask" in request
         try:
             if "run" in request:
                 children[name] = Child(request["run"], request["arguments"], request["processors"], children.values())
                 found = children[name].answer(request["within_s"])
-                stays = request["run"] in STAYING
-            elif stays:
+                in_session = request["run"] in SESSIONS
+            elif in_session:
                 if name not in children:
                     raise FailedError("has failed before")
-                children[name].ask(request["words"])
+                children[name].ask(request["order"])
                 found = children[name].answer(request["within_s"])
         except FailedError as exc:
             found = {"error": str(exc)}
             if name in children:
                 children.pop(name).end(kill=True)
-        if not stays and name in children:
+        if not in_session and name in children:
             children.pop(name).end(kill=False)
         print(json.dumps(found), flush=True)
 
