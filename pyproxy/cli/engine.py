@@ -19,7 +19,7 @@ from pyproxy import __version__
 from pyproxy.cli.options import Parser, add_engine_options
 from pyproxy.core.counters import counted
 from pyproxy.engine.api import Control
-from pyproxy.engine.handover import Handover, Takeover
+from pyproxy.engine.handover.present import Handover, Takeover
 from pyproxy.engine.notify import tell_systemd
 from pyproxy.engine.publisher import Engine, Options
 from pyproxy.engine.rundir import EngineRunsError, RunDir, RunDirError, default_path

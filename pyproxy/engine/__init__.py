@@ -10,10 +10,11 @@ dockerd starts `bin/pyproxy-stub` for each port, a shell script that costs about
     ports.py             all of them, by name and by stub
     sources/nudge.py     a signal that a shell may have missed
     slices.py            long work in short steps
-    handover.py          the sockets go to a new engine, which takes over
-    conversation.py      words between two engines
-    draining.py          an earlier engine, until its connections have ended
-    reporting.py         what that one says of them
+    handover/            the sockets go to a new engine, which takes over:
+      present.py           both sides of that
+      conversation.py      words between two engines
+      predecessor.py       an earlier engine, until its connections have ended
+      reporting.py         what that one says of them
     api.py               HTTP on a UNIX socket: what is served, and how it goes
     metrics.py           the same for Prometheus
     notify.py            what systemd is told

@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 from pyproxy.bind import LISTEN_FD, host_socket
-from pyproxy.engine.draining import DrainingEngine, Key
+from pyproxy.engine.handover.predecessor import DrainingEngine, Key
 from pyproxy.engine.port import Drained, Port, name_of
 from pyproxy.engine.ports import Ports
 from pyproxy.engine.rundir import RunDir

@@ -1,4 +1,4 @@
-"""What an engine that drains says of its ports to the one that has taken over (`draining.py` is the other end)."""
+"""What an engine that drains says of its ports to the one that has taken over (`predecessor.py` is the other end)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 import os
 from typing import Any
 
-from pyproxy.engine.conversation import Conversation
+from pyproxy.engine.handover.conversation import Conversation
 from pyproxy.engine.port import Port
 from pyproxy.engine.publisher import Engine
 from pyproxy.engine.slices import sliced

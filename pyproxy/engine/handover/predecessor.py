@@ -25,7 +25,7 @@ from pyproxy.core.counters import Counters
 # One with thousands of ports that all have news takes tens of milliseconds. One that hangs is listed as it last was.
 _PATIENCE_S = 1.0
 
-# Engines say less at once: `handover.py` and `reporting.py` cut it into pieces.
+# Engines say less at once: `present.py` and `reporting.py` cut it into pieces.
 MESSAGE_BYTES = 1 << 17
 
 

@@ -7,7 +7,7 @@
     present  the end: its counts, the lock, and the sockets to engines before it that drain still
     new      serving       both accept now, from the same sockets: nobody is refused
     present  yours         it has closed its copies, and drains its connections
-    ...                    what it says of those: `draining.py`
+    ...                    what it says of those: `predecessor.py`
 
 Only after `yours` does the new engine take requests, so a stub that stops meanwhile waits for it, and finds its port
 held by nobody. Until `serving` the present engine can go on as if nothing had happened, and does, if the new one fails.
@@ -31,11 +31,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pyproxy.core.counters import Counters
-from pyproxy.engine.conversation import Conversation
-from pyproxy.engine.draining import DrainingEngine, counted
+from pyproxy.engine.handover.conversation import Conversation
+from pyproxy.engine.handover.predecessor import DrainingEngine, counted
+from pyproxy.engine.handover.reporting import Reporter
 from pyproxy.engine.port import Port
 from pyproxy.engine.publisher import Engine
-from pyproxy.engine.reporting import Reporter
 from pyproxy.engine.rundir import RunDir, RunDirError
 from pyproxy.engine.slices import sliced
 from pyproxy.engine.sources.stub import Stub

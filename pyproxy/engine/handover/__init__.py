@@ -1,0 +1,1 @@
+"""The sockets go to a new engine, which takes over."""
