@@ -32,11 +32,11 @@ from typing import Any
 from aiohttp import web
 
 from pyproxy import __version__
+from pyproxy.engine.engine import Engine
 from pyproxy.engine.metrics import CONTENT_TYPE, exposition
 from pyproxy.engine.port import Port
-from pyproxy.engine.publisher import Engine
+from pyproxy.engine.publisher import RefusedError
 from pyproxy.engine.slices import sliced
-from pyproxy.engine.sources.stub import StubError
 from pyproxy.errors import StartError
 from pyproxy.flags import parse
 from pyproxy.published import UDP
@@ -74,7 +74,7 @@ class Control:
                 web.get("/metrics", self._prometheus),
             ]
         )
-        path = str(self._engine.run_dir.path / "control")
+        path = str(self._engine.run_dir.control)
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path)  # that of an engine that has gone, or that we have taken over from
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
@@ -115,15 +115,15 @@ class Control:
                 "since": engine.started,
                 "ports": len(engine.ports),
                 "draining": len(engine.ports.leaving),
-                "draining_engines": [earlier.pid for earlier in engine.draining],
-                "requests_refused": engine.refused,
-                "requests_garbage": engine.garbage,
+                "draining_engines": [earlier.pid for earlier in engine.predecessors],
+                "requests_refused": engine.stubs.refused,
+                "requests_garbage": engine.stubs.garbage,
             }
         )
 
     async def _list(self, request: web.Request) -> web.StreamResponse:
         engine = self._engine
-        await engine.refresh()
+        await engine.predecessors.refresh()
         ports = await _array(port.describe() for port in engine.ports)
         draining = await _array(_draining(engine))
         return await _sent(request, [b'{"ports": ', *ports, b', "draining": ', *draining, b"}"])
@@ -142,12 +142,11 @@ class Control:
 
     async def _totals(self, _request: web.Request) -> web.Response:
         engine = self._engine
-        await engine.refresh()
-        totals = await engine.ports.totals_in_slices()
-        live = engine.ports.live
-        for earlier in engine.draining:
-            totals.add(earlier.totals)
-            live += earlier.live
+        await engine.predecessors.refresh()
+        totals = await engine.ports.counters_in_slices()
+        for earlier in engine.predecessors:
+            totals.add(earlier.counters.values())
+        live = engine.ports.live + engine.predecessors.live
         return web.json_response(
             {"ports": len(engine.ports), "live": live, "since": engine.counting_since, "totals": totals.as_dict()}
         )
@@ -162,8 +161,8 @@ class Control:
         except StartError as exc:
             raise _answer(web.HTTPBadRequest, str(exc)) from exc
         try:
-            port = self._engine.publish(settings, arguments)
-        except (StartError, StubError) as exc:
+            port = self._engine.commands.publish(settings, arguments)
+        except (StartError, RefusedError) as exc:
             raise _answer(web.HTTPConflict, str(exc)) from exc
         return web.json_response(port.describe(), status=201)
 
@@ -171,8 +170,8 @@ class Control:
         port = self._port(request)
         described = port.describe()
         try:
-            self._engine.unpublish_by_command(port)
-        except StubError as exc:
+            self._engine.commands.unpublish(port)
+        except RefusedError as exc:
             raise _answer(web.HTTPConflict, str(exc)) from exc
         return web.json_response(described)
 
@@ -185,8 +184,8 @@ class Control:
         tcp = [port for port in found if port.published.proto != UDP] or found
         try:
             for port in tcp:
-                self._engine.drain(port)
-        except StubError as exc:
+                self._engine.commands.drain(port)
+        except RefusedError as exc:
             raise _answer(web.HTTPConflict, str(exc)) from exc
         return web.json_response({"ports": [port.describe() for port in tcp]})
 
@@ -222,7 +221,7 @@ def _draining(engine: Engine) -> Iterator[dict[str, Any]]:
     """Ports of which only connections are left, in this engine and in those before it."""
     for port in tuple(engine.ports.leaving):
         yield port.describe() | {"draining": True, "engine": os.getpid()}
-    for earlier in tuple(engine.draining):
+    for earlier in engine.predecessors:
         yield from tuple(earlier.listed.values())
 
 

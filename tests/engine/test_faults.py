@@ -21,8 +21,8 @@ from typing import Any
 import pytest
 
 from pyproxy.cli.client import ask
-from pyproxy.engine.publisher import Engine as Core
-from pyproxy.engine.publisher import Options
+from pyproxy.engine.engine import Engine as Core
+from pyproxy.engine.engine import Options
 from pyproxy.engine.rundir import RunDir
 from pyproxy.engine.sources.stub import Stub
 from pyproxy.flags import parse
@@ -89,7 +89,7 @@ def test_arguments_that_are_no_text_hold_up_no_other(engine: Engine) -> None:
     with stub("sh", free(), NOWHERE, more=odd) as strange, stub("sh", free(), NOWHERE) as child:
         assert child.first_answer() == b"0\n"
         assert is_stub(child.pid)
-        assert strange.wait() == 1
+        assert strange.wait() == 2
         assert child.stop() == 0
 
 
@@ -101,10 +101,10 @@ def test_a_defect_in_one_request_is_reported_and_holds_up_no_other(run_dir: Path
     core = Core(loop, directory, Options(), Log("engine"))
     seen: list[str] = []
     loop.set_exception_handler(lambda _loop, context: seen.append(str(context["exception"])))
-    core.ports.of = {}.__getitem__  # type: ignore[assignment,method-assign]
+    core.ports.held_by = {}.__getitem__  # type: ignore[assignment,method-assign]
     core.open(b"stop 7 x\nstop 8 x\n")
     assert seen == ["7", "8"]
-    core.stop_reading()
+    core.stubs.stop_reading()
     core.poller.close()
     loop.close()
 
@@ -430,16 +430,16 @@ def test_a_number_used_again_is_the_new_process_alone(run_dir: Path) -> None:
             arguments = arguments_for((LOCAL, 0), NOWHERE)
             with socket.create_server((LOCAL, 0)) as sock:
                 held_stub = Stub(living.pid, os.pidfd_open(process.pid), arguments)
-                ports.append(core.adopt(parse(arguments), arguments, os.dup(sock.fileno()), held_stub))
+                fd, host = os.dup(sock.fileno()), sock.getsockname()
+                ports.append(core.publisher.adopt(parse(arguments), arguments, fd, host, held_stub))
         first, second = ports
         assert ended.wait() == 0
-        core.unpublish(first, "its process has ended")
-        assert core.ports.of(living.pid) is second
-        core.unpublish(second, "ended")
-        assert core.ports.of(living.pid) is None
+        core.publisher.unpublish(first, "its process has ended")
+        assert core.ports.held_by(living.pid) is second
+        core.publisher.unpublish(second, "ended")
+        assert core.ports.held_by(living.pid) is None
         loop.run_until_complete(asyncio.sleep(0.01))
         living.kill()
-    core.stop_reading() if core._turn else None
     core.poller.close()
     loop.close()
 
