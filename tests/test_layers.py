@@ -95,3 +95,9 @@ def test_the_root_is_light() -> None:
     imported = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
     assert "pyproxy.bind" in imported
     assert not HEAVY & set(imported)
+
+
+def test_the_solo_path_imports_nothing_of_the_engine() -> None:
+    program = "import sys, pyproxy.__main__, pyproxy.solo.serve; print(*sys.modules)"
+    out = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    assert not [name for name in out.split() if name.startswith("pyproxy.engine")]
