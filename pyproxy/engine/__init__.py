@@ -11,7 +11,8 @@ dockerd starts `bin/pyproxy-stub` for each port, a shell script that costs about
     engine.py      all of that together
     handover/      the sockets go to a new engine, which takes over
     api.py         HTTP on a UNIX socket: what is served, and how it goes
-    metrics.py     the same for Prometheus
+    openapi.py     what that answers, for people and programs                  (pure)
+    metrics.py     what is served, and how it goes, for Prometheus
     notify.py      what systemd is told
 
 The run directory has two FIFOs. Into `requests` stubs write one line each time: `serve`, `stop` or `solo`, the process

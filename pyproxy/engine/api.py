@@ -1,23 +1,10 @@
-"""The control API: HTTP with JSON on the UNIX socket `control` of the run directory.
-
-    GET    /health                            version, process id, since when, how many ports
-    GET    /ports                             all ports, each with its totals; and in "draining" those of which only
-                                              connections are left: unpublished, or in the engines before this one
-    GET    /ports/PROTO/ADDRESS               one: /ports/tcp/0.0.0.0:80
-    GET    /ports/PROTO/ADDRESS/connections   its live connections
-    GET    /connections                       those of all ports
-    GET    /totals                            of all ports, closed ones included, since the start of the first engine
-                                              of those that took over from one another
-    POST   /ports                             publish: {"host_port": 80, "container_ip": ...}, named as the flags are
-    DELETE /ports/PROTO/ADDRESS               unpublish what was published so
-    POST   /drain                             {"port": "80"}, "80/tcp" or a name: refuse new clients
-    GET    /metrics                           for Prometheus; the only one that is on a TCP address too, if asked
+"""The control API: HTTP with JSON on the UNIX socket `control` of the run directory. What there is to ask, and every
+answer and error: `openapi.py`, served as /openapi.json.
 
 A port's totals go on over an upgrade. "live" of a port are this engine's connections.
 Answers are made in steps (`slices.py`): thousands of ports must not hold up the clients.
 
-Errors are {"error": text}: 400 for what cannot be read, 404 for no such port, 409 for what cannot be done. Who may
-speak with it: who may enter the run directory.
+Who may speak with it: who may enter the run directory. To a TCP address, if one is asked for, goes /metrics alone.
 """
 
 from __future__ import annotations
@@ -34,6 +21,7 @@ from aiohttp import web
 from pyproxy import __version__
 from pyproxy.engine.engine import Engine
 from pyproxy.engine.metrics import CONTENT_TYPE, exposition
+from pyproxy.engine.openapi import description
 from pyproxy.engine.port import Port
 from pyproxy.engine.publisher import RefusedError
 from pyproxy.engine.slices import sliced
@@ -60,20 +48,7 @@ class Control:
     async def start(self) -> None:
         """Listen. OSError if an address cannot be had."""
         app = web.Application(client_max_size=_REQUEST_BYTES, middlewares=[_errors_as_json])
-        app.add_routes(
-            [
-                web.get("/health", self._health),
-                web.get("/ports", self._list),
-                web.post("/ports", self._publish),
-                web.get("/ports/{proto}/{address}", self._one),
-                web.delete("/ports/{proto}/{address}", self._unpublish),
-                web.get("/ports/{proto}/{address}/connections", self._connections_of_one),
-                web.get("/connections", self._connections),
-                web.get("/totals", self._totals),
-                web.post("/drain", self._drain),
-                web.get("/metrics", self._prometheus),
-            ]
-        )
+        app.add_routes(self.routes())
         path = str(self._engine.run_dir.control)
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path)  # that of an engine that has gone, or that we have taken over from
@@ -85,6 +60,22 @@ class Control:
             alone = web.Application()
             alone.add_routes([web.get("/metrics", self._prometheus)])
             await self._serve(alone, lambda runner: web.TCPSite(runner, host, port))
+
+    def routes(self) -> list[web.RouteDef]:
+        """All paths, and who answers."""
+        return [
+            web.get("/health", self._health),
+            web.get("/ports", self._list),
+            web.post("/ports", self._publish),
+            web.get("/ports/{proto}/{address}", self._one),
+            web.delete("/ports/{proto}/{address}", self._unpublish),
+            web.get("/ports/{proto}/{address}/connections", self._connections_of_one),
+            web.get("/connections", self._connections),
+            web.get("/totals", self._totals),
+            web.post("/drain", self._drain),
+            web.get("/metrics", self._prometheus),
+            web.get("/openapi.json", self._description),
+        ]
 
     async def stop(self) -> None:
         """Listen no more: another engine needs the addresses. Who is connected gets an answer still."""
@@ -188,6 +179,9 @@ class Control:
         except RefusedError as exc:
             raise _answer(web.HTTPConflict, str(exc)) from exc
         return web.json_response({"ports": [port.describe() for port in tcp]})
+
+    async def _description(self, _request: web.Request) -> web.Response:
+        return web.json_response(description())
 
     async def _prometheus(self, request: web.Request) -> web.StreamResponse:
         return await _sent(request, await exposition(self._engine), CONTENT_TYPE)

@@ -18,7 +18,8 @@ from pyproxy.engine.slices import sliced
 # https://prometheus.io/docs/instrumenting/exposition_formats/, what generate_latest writes.
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
-_MEANING = {
+# What each of the counters means, as `/openapi.json` says it too.
+MEANINGS = {
     "bytes_up": "Bytes that containers' kernels have taken from clients",
     "bytes_down": "Bytes that clients' kernels have taken from containers",
     "connections": "Connections accepted",
@@ -57,8 +58,7 @@ async def exposition(engine: Engine) -> list[bytes]:
             lines.append(f"{_PORT}{name}_total{labels} {getattr(counters, name)}\n")
     parts = [_of_engine(engine), *_family(f"{_PORT}live", "gauge", "Connections or flows now", live)]
     for name, lines in totals.items():
-        meaning = _MEANING.get(name, name.replace("_", " ").capitalize())
-        parts += _family(f"{_PORT}{name}_total", "counter", meaning, lines)
+        parts += _family(f"{_PORT}{name}_total", "counter", MEANINGS[name], lines)
         await asyncio.sleep(0)
     return parts
 

@@ -15,11 +15,8 @@ import pytest
 
 from pyproxy.cli.client import ClientError, ask
 from pyproxy.engine.engine import Engine as Core
-from pyproxy.engine.engine import Options
-from pyproxy.engine.rundir import RunDir
 from pyproxy.engine.sources.stub import Stub
 from pyproxy.flags import parse
-from pyproxy.log import Log
 from tests.support.engine import (
     LOCAL,
     NOWHERE,
@@ -133,13 +130,8 @@ def test_an_idle_engine_sleeps(engine: Engine, run_dir: Path) -> None:
         assert child.stop() == 0
 
 
-def test_a_number_used_again_is_the_new_process_alone(run_dir: Path) -> None:
+def test_a_number_used_again_is_the_new_process_alone(core: Core) -> None:
     """Two stubs of one number, one of which has ended: the kernel gives a number again only after 32,768 others."""
-    run_dir.mkdir(mode=0o700)
-    loop = asyncio.new_event_loop()
-    directory = RunDir(run_dir)
-    directory.lock()
-    core = Core(loop, directory, Options(), Log("engine"))
     with subprocess.Popen(["true"]) as ended, subprocess.Popen(["sleep", "1000"]) as living:
         ports = []
         for process in (ended, living):
@@ -154,10 +146,8 @@ def test_a_number_used_again_is_the_new_process_alone(run_dir: Path) -> None:
         assert core.ports.held_by(living.pid) is second
         core.publisher.unpublish(second, "ended")
         assert core.ports.held_by(living.pid) is None
-        loop.run_until_complete(asyncio.sleep(0.01))
+        core.loop.run_until_complete(asyncio.sleep(0.01))
         living.kill()
-    core.poller.close()
-    loop.close()
 
 
 def test_ten_thousand_ports_and_each_costs_the_same(engine: Engine) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import random
@@ -16,9 +15,6 @@ from pathlib import Path
 import pytest
 
 from pyproxy.engine.engine import Engine as Core
-from pyproxy.engine.engine import Options
-from pyproxy.engine.rundir import RunDir
-from pyproxy.log import Log
 from tests.support.engine import (
     HANGS_S,
     LOCAL,
@@ -214,17 +210,10 @@ def test_arguments_that_are_no_text_hold_up_no_other(engine: Engine) -> None:
         assert child.stop() == 0
 
 
-def test_a_defect_in_one_request_is_reported_and_holds_up_no_other(run_dir: Path) -> None:
+def test_a_defect_in_one_request_is_reported_and_holds_up_no_other(core: Core) -> None:
     """The defect is made: there is none to be had that is known of."""
-    loop = asyncio.new_event_loop()
-    directory = RunDir(run_dir)
-    directory.lock()
-    core = Core(loop, directory, Options(), Log("engine"))
     seen: list[str] = []
-    loop.set_exception_handler(lambda _loop, context: seen.append(str(context["exception"])))
+    core.loop.set_exception_handler(lambda _loop, context: seen.append(str(context["exception"])))
     core.ports.held_by = {}.__getitem__  # type: ignore[assignment,method-assign]
     core.open(b"stop 7 x\nstop 8 x\n")
     assert seen == ["7", "8"]
-    core.stubs.stop_reading()
-    core.poller.close()
-    loop.close()
