@@ -1,13 +1,17 @@
-"""Fixtures: both event loops, for the program and for in-process tests."""
+"""Fixtures: both event loops, for the program and for in-process tests; an engine, and the shells that run stubs."""
 
 from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import uvloop
+
+from tests.support.engine import SHELLS, Engine, running_engine
 
 
 def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
@@ -19,6 +23,26 @@ def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEv
 def loop_flag(request: pytest.FixtureRequest) -> str:
     """The program's flag for each loop."""
     return f"-loop={request.param}"
+
+
+@pytest.fixture
+def run_dir(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A run directory that stubs find. Not pytest's own, whose paths are too long for a UNIX socket's address."""
+    with tempfile.TemporaryDirectory(prefix="pyproxy-") as folder:
+        path = Path(folder) / "run"
+        monkeypatch.setenv("PYPROXY_RUN_DIR", str(path))
+        yield path
+
+
+@pytest.fixture
+def engine(run_dir: Path) -> Iterator[Engine]:
+    with running_engine(run_dir) as running:
+        yield running
+
+
+@pytest.fixture(params=SHELLS)
+def shell(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
 
 
 def pytest_configure() -> None:

@@ -15,15 +15,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.engine.test_publisher import HANGS_S, LOCAL, run_dir
-from tests.engine.test_publisher import _until as until
-from tests.support.engine import SHELLS, STUB, command_of, is_stub, running_engine
+from tests.support.engine import HANGS_S, LOCAL, SHELLS, STUB, command_of, is_stub, running_engine, until
 from tests.support.installation import Installation
 from tests.support.parent import Child, arguments_for, exchange_tcp, free_port, passed_socket, started
 from tests.support.proxy import PATIENCE_S, PROGRAM
 from tests.support.sockets import address_of, echo, serving
-
-__all__ = ["run_dir"]
 
 NOWHERE = (LOCAL, 9)
 

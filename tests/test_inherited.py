@@ -15,13 +15,10 @@ from pathlib import Path
 import pytest
 
 from pyproxy.engine.rundir import PROCESS_NAME, default_path
-from tests.engine.test_publisher import HANGS_S, LOCAL, engine, free, run_dir, shell
-from tests.support.engine import SHELLS, STUB, Engine, is_stub, running_engine
+from tests.support.engine import HANGS_S, LOCAL, SHELLS, STUB, Engine, free, is_stub, running_engine
 from tests.support.parent import Child, arguments_for, exchange_tcp, started
 from tests.support.proxy import PROGRAM
 from tests.support.sockets import echo, serving
-
-__all__ = ["engine", "run_dir", "shell"]
 
 NOBODY = 65_534
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="gives files to another user, which takes root")

@@ -83,6 +83,10 @@ def test_the_core_does_no_input_and_output_and_has_no_clock(path: Path) -> None:
     assert not {"os", "time", "select", "asyncio", "threading", "subprocess"} & set(imports_of(path))
 
 
+def test_one_module_calls_the_c_library() -> None:
+    assert [path for path in MODULES if "ctypes" in imports_of(path)] == [Path("relay/syscalls.py")]
+
+
 def test_the_root_is_light() -> None:
     """All of it may be imported before dockerd's answer, which dockerd awaits for each port in turn."""
     names = [f"pyproxy.{path.stem}" for path in MODULES if len(path.parts) == 1 and path.stem != "__init__"]
@@ -91,3 +95,9 @@ def test_the_root_is_light() -> None:
     imported = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
     assert "pyproxy.bind" in imported
     assert not HEAVY & set(imported)
+
+
+def test_the_solo_path_imports_nothing_of_the_engine() -> None:
+    program = "import sys, pyproxy.__main__, pyproxy.solo.serve; print(*sys.modules)"
+    out = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    assert not [name for name in out.split() if name.startswith("pyproxy.engine")]

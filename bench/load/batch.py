@@ -9,7 +9,7 @@ import struct
 from collections.abc import Sequence
 
 from pyproxy.core.gso import MAX_BYTES
-from pyproxy.relay.batch import Iovec, Mmsghdr
+from pyproxy.relay.syscalls import Iovec, Mmsghdr
 from pyproxy.sockopts import IP_PKTINFO, UDP_SEGMENT
 
 # Each datagram begins with this; the counter checks it.

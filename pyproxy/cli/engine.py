@@ -19,9 +19,10 @@ from pyproxy import __version__
 from pyproxy.cli.options import Parser, add_engine_options
 from pyproxy.core.counters import counted
 from pyproxy.engine.api import Control
-from pyproxy.engine.handover import Handover, Takeover
+from pyproxy.engine.engine import Engine, Options
+from pyproxy.engine.handover.new import Takeover
+from pyproxy.engine.handover.present import Handover
 from pyproxy.engine.notify import tell_systemd
-from pyproxy.engine.publisher import Engine, Options
 from pyproxy.engine.rundir import EngineRunsError, RunDir, RunDirError, default_path
 from pyproxy.interpreter import successors
 from pyproxy.log import Log
@@ -104,7 +105,7 @@ async def _run(engine: Engine, options: argparse.Namespace, takeover: Takeover |
         log.error(f"no control API: {exc}: give another --metrics address, or see who has it: ss -lnpt")
         if takeover is None:
             os._exit(1)  # else there are ports to serve, and nobody to give them back to
-    Handover(engine, log, let_go=control.stop, over=lambda: os._exit(0))
+    Handover(engine, log, free_addresses=control.stop, on_done=lambda: os._exit(0))
     upgrade = _Upgrade(engine, log)
     loop.add_signal_handler(signal.SIGHUP, upgrade.begin)
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -121,10 +122,10 @@ async def _run(engine: Engine, options: argparse.Namespace, takeover: Takeover |
 
 def _stop(engine: Engine, log: Log, name: str) -> None:
     log.info(
-        f"stopped by {name}: {engine.ports.live} live, {engine.ports.totals().summary()};"
+        f"stopped by {name}: {engine.ports.live} live, {engine.ports.counters().summary()};"
         f" {counted(len(engine.ports), 'port')} left to the next engine, or to processes of their own"
     )
-    engine.leave()
+    engine.withdraw()
     tell_systemd("STOPPING=1")
     os._exit(0)  # the kernel resets what is unfinished, and tells the stubs
 

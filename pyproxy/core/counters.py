@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 
 class Counters:
@@ -40,6 +40,13 @@ class Counters:
         self.flows_expired = 0
         self.flows_evicted = 0
         self.out_of_descriptors = 0  # times that accepting, or a new flow, had to wait for a descriptor
+
+    @classmethod
+    def of(cls, said: Mapping[str, int]) -> Counters:
+        """What another's `as_dict` said, of any version: what it does not name is 0."""
+        total = cls()
+        total.add([said.get(name, 0) for name in cls.__slots__])
+        return total
 
     def plus(self, bytes_up: int, bytes_down: int) -> Counters:
         """A copy with these bytes added."""

@@ -2,21 +2,18 @@
 
 dockerd starts `bin/pyproxy-stub` for each port, a shell script that costs about 0.13 MB and waits. Follow one port:
 
-    rundir.py            the run directory: who may use it, and what lies in it
-    sources/requests.py  the lines that stubs write                                  (pure)
-    sources/stub.py      a stub, as the kernel shows it: is it what it says, and its descriptor 4
-    publisher.py         publish, unpublish, drain, outlive
-    port.py              one published port being served
-    ports.py             all of them, by name and by stub
-    sources/nudge.py     a signal that a shell may have missed
-    slices.py            long work in short steps
-    handover.py          the sockets go to a new engine, which takes over
-    conversation.py      words between two engines
-    draining.py          an earlier engine, until its connections have ended
-    reporting.py         what that one says of them
-    api.py               HTTP on a UNIX socket: what is served, and how it goes
-    metrics.py           the same for Prometheus
-    notify.py            what systemd is told
+    rundir.py      the run directory: who may use it, and what lies in it
+    sources/       who asks for a port: stubs, or a person by the control API
+    publisher.py   publish, unpublish, drain; and who hears of it
+    port.py        one published port being served
+    ports.py       all of them, by name and by holder
+    slices.py      long work in short steps
+    engine.py      all of that together
+    handover/      the sockets go to a new engine, which takes over
+    api.py         HTTP on a UNIX socket: what is served, and how it goes
+    openapi.py     what that answers, for people and programs                  (pure)
+    metrics.py     what is served, and how it goes, for Prometheus
+    notify.py      what systemd is told
 
 The run directory has two FIFOs. Into `requests` stubs write one line each time: `serve`, `stop` or `solo`, the process
 id, and the command line they were started with. The engine answers by a signal: SIGUSR1 is yes, SIGUSR2 is no. To wait

@@ -1,23 +1,10 @@
-"""The control API: HTTP with JSON on the UNIX socket `control` of the run directory.
-
-    GET    /health                            version, process id, since when, how many ports
-    GET    /ports                             all ports, each with its totals; and in "draining" those of which only
-                                              connections are left: unpublished, or in the engines before this one
-    GET    /ports/PROTO/ADDRESS               one: /ports/tcp/0.0.0.0:80
-    GET    /ports/PROTO/ADDRESS/connections   its live connections
-    GET    /connections                       those of all ports
-    GET    /totals                            of all ports, closed ones included, since the start of the first engine
-                                              of those that took over from one another
-    POST   /ports                             publish: {"host_port": 80, "container_ip": ...}, named as the flags are
-    DELETE /ports/PROTO/ADDRESS               unpublish what was published so
-    POST   /drain                             {"port": "80"}, "80/tcp" or a name: refuse new clients
-    GET    /metrics                           for Prometheus; the only one that is on a TCP address too, if asked
+"""The control API: HTTP with JSON on the UNIX socket `control` of the run directory. What there is to ask, and every
+answer and error: `openapi.py`, served as /openapi.json.
 
 A port's totals go on over an upgrade. "live" of a port are this engine's connections.
 Answers are made in steps (`slices.py`): thousands of ports must not hold up the clients.
 
-Errors are {"error": text}: 400 for what cannot be read, 404 for no such port, 409 for what cannot be done. Who may
-speak with it: who may enter the run directory.
+Who may speak with it: who may enter the run directory. To a TCP address, if one is asked for, goes /metrics alone.
 """
 
 from __future__ import annotations
@@ -32,11 +19,12 @@ from typing import Any
 from aiohttp import web
 
 from pyproxy import __version__
+from pyproxy.engine.engine import Engine
 from pyproxy.engine.metrics import CONTENT_TYPE, exposition
+from pyproxy.engine.openapi import description
 from pyproxy.engine.port import Port
-from pyproxy.engine.publisher import Engine
+from pyproxy.engine.publisher import RefusedError
 from pyproxy.engine.slices import sliced
-from pyproxy.engine.sources.stub import StubError
 from pyproxy.errors import StartError
 from pyproxy.flags import parse
 from pyproxy.published import UDP
@@ -60,21 +48,8 @@ class Control:
     async def start(self) -> None:
         """Listen. OSError if an address cannot be had."""
         app = web.Application(client_max_size=_REQUEST_BYTES, middlewares=[_errors_as_json])
-        app.add_routes(
-            [
-                web.get("/health", self._health),
-                web.get("/ports", self._list),
-                web.post("/ports", self._publish),
-                web.get("/ports/{proto}/{address}", self._one),
-                web.delete("/ports/{proto}/{address}", self._unpublish),
-                web.get("/ports/{proto}/{address}/connections", self._connections_of_one),
-                web.get("/connections", self._connections),
-                web.get("/totals", self._totals),
-                web.post("/drain", self._drain),
-                web.get("/metrics", self._prometheus),
-            ]
-        )
-        path = str(self._engine.run_dir.path / "control")
+        app.add_routes(self.routes())
+        path = str(self._engine.run_dir.control)
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path)  # that of an engine that has gone, or that we have taken over from
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
@@ -85,6 +60,22 @@ class Control:
             alone = web.Application()
             alone.add_routes([web.get("/metrics", self._prometheus)])
             await self._serve(alone, lambda runner: web.TCPSite(runner, host, port))
+
+    def routes(self) -> list[web.RouteDef]:
+        """All paths, and who answers."""
+        return [
+            web.get("/health", self._health),
+            web.get("/ports", self._list),
+            web.post("/ports", self._publish),
+            web.get("/ports/{proto}/{address}", self._one),
+            web.delete("/ports/{proto}/{address}", self._unpublish),
+            web.get("/ports/{proto}/{address}/connections", self._connections_of_one),
+            web.get("/connections", self._connections),
+            web.get("/totals", self._totals),
+            web.post("/drain", self._drain),
+            web.get("/metrics", self._prometheus),
+            web.get("/openapi.json", self._description),
+        ]
 
     async def stop(self) -> None:
         """Listen no more: another engine needs the addresses. Who is connected gets an answer still."""
@@ -115,15 +106,15 @@ class Control:
                 "since": engine.started,
                 "ports": len(engine.ports),
                 "draining": len(engine.ports.leaving),
-                "draining_engines": [earlier.pid for earlier in engine.draining],
-                "requests_refused": engine.refused,
-                "requests_garbage": engine.garbage,
+                "draining_engines": [earlier.pid for earlier in engine.predecessors],
+                "requests_refused": engine.stubs.refused,
+                "requests_garbage": engine.stubs.garbage,
             }
         )
 
     async def _list(self, request: web.Request) -> web.StreamResponse:
         engine = self._engine
-        await engine.refresh()
+        await engine.predecessors.refresh()
         ports = await _array(port.describe() for port in engine.ports)
         draining = await _array(_draining(engine))
         return await _sent(request, [b'{"ports": ', *ports, b', "draining": ', *draining, b"}"])
@@ -142,12 +133,11 @@ class Control:
 
     async def _totals(self, _request: web.Request) -> web.Response:
         engine = self._engine
-        await engine.refresh()
-        totals = await engine.ports.totals_in_slices()
-        live = engine.ports.live
-        for earlier in engine.draining:
-            totals.add(earlier.totals)
-            live += earlier.live
+        await engine.predecessors.refresh()
+        totals = await engine.ports.counters_in_slices()
+        for earlier in engine.predecessors:
+            totals.add(earlier.counters.values())
+        live = engine.ports.live + engine.predecessors.live
         return web.json_response(
             {"ports": len(engine.ports), "live": live, "since": engine.counting_since, "totals": totals.as_dict()}
         )
@@ -162,8 +152,8 @@ class Control:
         except StartError as exc:
             raise _answer(web.HTTPBadRequest, str(exc)) from exc
         try:
-            port = self._engine.publish(settings, arguments)
-        except (StartError, StubError) as exc:
+            port = self._engine.commands.publish(settings, arguments)
+        except (StartError, RefusedError) as exc:
             raise _answer(web.HTTPConflict, str(exc)) from exc
         return web.json_response(port.describe(), status=201)
 
@@ -171,8 +161,8 @@ class Control:
         port = self._port(request)
         described = port.describe()
         try:
-            self._engine.unpublish_by_command(port)
-        except StubError as exc:
+            self._engine.commands.unpublish(port)
+        except RefusedError as exc:
             raise _answer(web.HTTPConflict, str(exc)) from exc
         return web.json_response(described)
 
@@ -185,10 +175,13 @@ class Control:
         tcp = [port for port in found if port.published.proto != UDP] or found
         try:
             for port in tcp:
-                self._engine.drain(port)
-        except StubError as exc:
+                self._engine.commands.drain(port)
+        except RefusedError as exc:
             raise _answer(web.HTTPConflict, str(exc)) from exc
         return web.json_response({"ports": [port.describe() for port in tcp]})
+
+    async def _description(self, _request: web.Request) -> web.Response:
+        return web.json_response(description())
 
     async def _prometheus(self, request: web.Request) -> web.StreamResponse:
         return await _sent(request, await exposition(self._engine), CONTENT_TYPE)
@@ -222,7 +215,7 @@ def _draining(engine: Engine) -> Iterator[dict[str, Any]]:
     """Ports of which only connections are left, in this engine and in those before it."""
     for port in tuple(engine.ports.leaving):
         yield port.describe() | {"draining": True, "engine": os.getpid()}
-    for earlier in tuple(engine.draining):
+    for earlier in engine.predecessors:
         yield from tuple(earlier.listed.values())
 
 

@@ -12,13 +12,14 @@ from prometheus_client import CollectorRegistry, ProcessCollector, generate_late
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from pyproxy.core.counters import Counters
-from pyproxy.engine.publisher import Engine
+from pyproxy.engine.engine import Engine
 from pyproxy.engine.slices import sliced
 
 # https://prometheus.io/docs/instrumenting/exposition_formats/, what generate_latest writes.
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
-_MEANING = {
+# What each of the counters means, as `/openapi.json` says it too.
+MEANINGS = {
     "bytes_up": "Bytes that containers' kernels have taken from clients",
     "bytes_down": "Bytes that clients' kernels have taken from containers",
     "connections": "Connections accepted",
@@ -46,19 +47,18 @@ async def exposition(engine: Engine) -> list[bytes]:
     written here, in steps: in one go they take most of a second, and in a thread of their own the data path would wait
     for the interpreter after each of its system calls.
     """
-    await engine.refresh()
+    await engine.predecessors.refresh()
     live: list[str] = []
     totals: dict[str, list[str]] = {name: [] for name in Counters.__slots__}
     async for port in sliced(engine.ports):
         labels = f'{{proto="{port.published.proto}",host="{_escaped(port.name.partition("/")[2])}"}}'
         live.append(f"{_PORT}live{labels} {port.live}\n")
-        counters = port.totals()
+        counters = port.counters()
         for name, lines in totals.items():
             lines.append(f"{_PORT}{name}_total{labels} {getattr(counters, name)}\n")
     parts = [_of_engine(engine), *_family(f"{_PORT}live", "gauge", "Connections or flows now", live)]
     for name, lines in totals.items():
-        meaning = _MEANING.get(name, name.replace("_", " ").capitalize())
-        parts += _family(f"{_PORT}{name}_total", "counter", meaning, lines)
+        parts += _family(f"{_PORT}{name}_total", "counter", MEANINGS[name], lines)
         await asyncio.sleep(0)
     return parts
 
@@ -87,11 +87,13 @@ class _Figures:
 
     def collect(self) -> Iterator[Metric]:
         engine = self._engine
-        draining = sum(port.live for port in engine.ports.leaving) + sum(earlier.live for earlier in engine.draining)
+        draining = sum(port.live for port in engine.ports.leaving) + engine.predecessors.live
         yield GaugeMetricFamily("pyproxy_ports", "Ports served", value=len(engine.ports))
         yield GaugeMetricFamily("pyproxy_start_time_seconds", "When the engine started", value=engine.started)
         yield GaugeMetricFamily(
             "pyproxy_draining_live", "Connections and flows of ports unpublished, or of earlier engines", value=draining
         )
-        yield CounterMetricFamily("pyproxy_requests_refused", "Requests left to the stub itself", value=engine.refused)
-        yield CounterMetricFamily("pyproxy_requests_garbage", "Lines that were no requests", value=engine.garbage)
+        yield CounterMetricFamily(
+            "pyproxy_requests_refused", "Requests left to the stub itself", value=engine.stubs.refused
+        )
+        yield CounterMetricFamily("pyproxy_requests_garbage", "Lines that were no requests", value=engine.stubs.garbage)

@@ -1,13 +1,12 @@
-"""One published port being served. Owns its relay, and the stub that dockerd started for it, if there is one."""
+"""One published port being served. Owns its server, and its holder, if there is one."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from typing import Any, Final
+from collections.abc import Callable
+from typing import Any, Final, Protocol
 
 from pyproxy.core.counters import Counters
-from pyproxy.engine.sources.stub import Stub
 from pyproxy.flags import Settings
 from pyproxy.log import Log
 from pyproxy.published import PublishedPort, join_host_port
@@ -46,72 +45,91 @@ class Drained:
     close = free_port
 
 
-class Port:
-    """A port that is served, or no longer accepts and drains. `stub` None: published by the control API.
+class Holder(Protocol):
+    """The process for which a port is published, such as a stub: the port ends when it does."""
 
-    Of one port several engines may have connections, after upgrades: its totals are of all of them.
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+
+    def fileno(self) -> int:
+        """A descriptor that is readable when the process has ended, as a pidfd is."""
+
+    def has_ended(self) -> bool:
+        """Whether the process has ended; another one of the same number does not count."""
+
+    def close(self) -> None:
+        """Close the descriptor."""
+
+
+class Port:
+    """A port that is served, or no longer accepts and drains. `holder` None: published by command.
+
+    Of one port several engines may have connections, after upgrades: its counters are of all of them.
     """
 
     __slots__ = (
         "arguments",
         "draining",
         "earlier",
+        "holder",
+        "holder_watched",
         "log",
         "name",
         "pid",
         "published",
-        "relay",
+        "server",
         "settings",
         "since",
-        "stub",
-        "stub_watched",
         "told",
     )
 
-    def __init__(self, settings: Settings, arguments: list[str], relay: Server, log: Log, stub: Stub | None) -> None:
+    def __init__(
+        self, settings: Settings, arguments: list[str], server: Server, log: Log, holder: Holder | None
+    ) -> None:
         self.settings = settings
         self.arguments = arguments
         self.published = settings.port
         self.name = name_of(settings.port)
-        self.relay = relay
+        self.server = server
         self.log = log
-        self.stub = stub  # None once it has been let go of, too
-        self.pid = stub.pid if stub is not None else None
-        self.stub_watched = stub is not None
+        self.holder = holder  # None once it has been released, too
+        self.pid = holder.pid if holder is not None else None
+        self.holder_watched = holder is not None
         self.since = time.time()
         self.draining = False
         # What earlier engines have counted, by their process ids; those that have ended are summed up at a hand-over.
-        self.earlier: dict[int, Sequence[int]] = {}
-        self.told: tuple[int, ...] = ()  # the other engine, when it was last told: our totals, and what is live
+        self.earlier: dict[int, Counters] = {}
+        self.told: tuple[int, ...] = ()  # the other engine, when it was last told: our counters, and what is live
 
     @property
     def live(self) -> int:
         """Connections or flows now."""
-        return self.relay.live
+        return self.server.live
 
-    def totals(self) -> Counters:
-        """Of the port, since it was published."""
-        total = self.relay.counters()
+    def counters(self) -> Counters:
+        """A snapshot of what has gone through since it was published."""
+        total = self.server.counters()
         for counted in self.earlier.values():
-            total.add(counted)
+            total.add(counted.values())
         return total
 
-    def own_totals(self) -> Counters:
-        """What this engine has counted of it."""
-        return self.relay.counters()
+    def own_counters(self) -> Counters:
+        """A snapshot of what has gone through in this engine."""
+        return self.server.counters()
 
     @property
     def has_news(self) -> bool:
         """Whether the other engine was last told something else."""
-        return (*self.totals().values(), self.live) != self.told
+        return (*self.counters().values(), self.live) != self.told
 
     def tell(self) -> None:
         """The other engine is being told how it stands now."""
-        self.told = (*self.totals().values(), self.live)
+        self.told = (*self.counters().values(), self.live)
 
     def connections(self) -> tuple[Connection, ...]:
         """Live ones; none for UDP, which has flows."""
-        return self.relay.connections
+        return self.server.connections
 
     def describe(self) -> dict[str, Any]:
         """What the control API says of it. Counters in their own units, times in seconds since the epoch."""
@@ -126,5 +144,5 @@ class Port:
             "since": self.since,
             "draining": self.draining,
             "live": self.live,
-            "totals": self.totals().as_dict(),
+            "totals": self.counters().as_dict(),
         }

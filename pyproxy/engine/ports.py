@@ -1,4 +1,4 @@
-"""All ports: those that are served, by name and by stub, and those that only drain."""
+"""All ports: those that are served, by name and by holder, and those that only drain."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pyproxy.engine.slices import sliced
 
 
 class Ports:
-    """Closes nothing; whoever removes a port does."""
+    """Closes nothing; whoever retires a port does."""
 
     def __init__(self) -> None:
         self._by_name: dict[str, Port] = {}
@@ -31,17 +31,21 @@ class Ports:
         if port.pid is not None:
             self._by_pid[port.pid] = port
 
-    def remove(self, port: Port) -> None:
-        del self._by_name[port.name]
-        # A port whose process has ended may have been followed by one with the same number.
-        if port.pid is not None and self._by_pid.get(port.pid) is port:
-            del self._by_pid[port.pid]
+    def retire(self, port: Port) -> None:
+        """It is served no longer: its connections drain, until `forget`."""
+        self._remove(port)
+        self.leaving.add(port)
+
+    def forget(self, port: Port) -> None:
+        """Nothing is left of it but what it has counted."""
+        self.leaving.discard(port)
+        self.gone.add(port.own_counters().values())
 
     def named(self, name: str) -> Port | None:
         return self._by_name.get(name)
 
-    def of(self, pid: int) -> Port | None:
-        """The port that the stub with this process id holds."""
+    def held_by(self, pid: int) -> Port | None:
+        """The port that the process with this number holds."""
         return self._by_pid.get(pid)
 
     def find(self, text: str) -> list[Port]:
@@ -53,21 +57,27 @@ class Ports:
             port for port in self if str(port.published.host_port) == number and proto in ("", port.published.proto)
         ]
 
-    def totals(self) -> Counters:
-        """Of all ports that this engine has had, and of engines before it that have ended. Takes 10 us a port."""
+    def counters(self) -> Counters:
+        """A snapshot: all ports that this engine has had, and engines before it that have ended. Takes 10 us a port."""
         total = self.gone.plus(0, 0)
         for port in (*self, *self.leaving):
-            total.add(port.own_totals().values())
+            total.add(port.own_counters().values())
         return total
 
-    async def totals_in_slices(self) -> Counters:
+    async def counters_in_slices(self) -> Counters:
         """The same, in steps."""
         total = self.gone.plus(0, 0)  # before the others: what is closed meanwhile is in the list still
         async for port in sliced([*self, *self.leaving]):
-            total.add(port.own_totals().values())
+            total.add(port.own_counters().values())
         return total
 
     @property
     def live(self) -> int:
         """Connections and flows of all ports."""
         return sum(port.live for port in (*self, *self.leaving))
+
+    def _remove(self, port: Port) -> None:
+        del self._by_name[port.name]
+        # A port whose process has ended may have been followed by one with the same number.
+        if port.pid is not None and self._by_pid.get(port.pid) is port:
+            del self._by_pid[port.pid]

@@ -95,6 +95,16 @@ class RunDir:
         self._lock = lock
 
     @property
+    def control(self) -> Path:
+        """Of the control API's socket."""
+        return self.path / "control"
+
+    @property
+    def handover(self) -> Path:
+        """Of the socket for a new engine."""
+        return self.path / "handover"
+
+    @property
     def lock_fd(self) -> int:
         assert self._lock is not None
         return self._lock

@@ -13,4 +13,5 @@ messages.py    one direction of SCTP messages
 flush.py       the last bytes of a side that has been reset
 datagrams.py   UDP: clients' datagrams to their flows, and replies back
 batch.py       what has come, many datagrams in one call
+syscalls.py    recvmmsg(2) and others that Python lacks: the one that uses ctypes
 """

@@ -1,4 +1,4 @@
-"""Datagrams by the batch: recvmmsg(2), which the standard library lacks, into buffers laid out once and reused.
+"""Datagrams by the batch: recvmmsg(2) into buffers laid out once and reused.
 
 One system call takes what has come, up to `SLOTS` datagrams, each whole in a slot of its own, with its sender and its
 ancillary data. Datagrams that the kernel kept aggregated (UDP_GRO) come as one message, with its segment size.
@@ -10,16 +10,14 @@ that no datagram has reached cost nothing; those of a burst are given back when 
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import errno
 import mmap
-import os
 import socket
 import struct
 import sys
 from collections.abc import Hashable, Sequence
 
 from pyproxy.core.cmsg import PACKET_INFO4_BYTES, PACKET_INFO6_BYTES, PACKET_INFO6_SPACE, Ancillary
+from pyproxy.relay.syscalls import WORD_BYTES, Messages
 from pyproxy.sockopts import UDP_GRO
 
 # Datagrams in one call. With many flows that take turns it is what each flow's share can be joined from: 100 flows of
@@ -29,7 +27,8 @@ SLOTS = 1024
 
 # A slot takes the largest datagram, or aggregate, of either family. The odd 64 bytes keep the beginnings of slots, all
 # that most datagrams reach, from contending for the same few lines of the processor's cache.
-_SLOT = (1 << 16) + 64
+_SLOT_BYTES = 1 << 16
+_SLOT = _SLOT_BYTES + 64
 
 # A message's record: its sender's address (struct sockaddr_in6 is the larger, 28 bytes), then its ancillary data.
 _NAME = 32
@@ -47,36 +46,6 @@ _DATA = socket.CMSG_LEN(0)
 _INET6 = struct.Struct("=HHI16sI")  # struct sockaddr_in6 without byte order
 
 
-class Iovec(ctypes.Structure):
-    """struct iovec (readv(2))."""
-
-    _fields_ = (("base", ctypes.c_void_p), ("length", ctypes.c_size_t))
-
-
-class Msghdr(ctypes.Structure):
-    """struct msghdr (recvmsg(2))."""
-
-    _fields_ = (
-        ("name", ctypes.c_void_p),
-        ("namelen", ctypes.c_uint32),
-        ("iov", ctypes.c_void_p),
-        ("iovlen", ctypes.c_size_t),
-        ("control", ctypes.c_void_p),
-        ("controllen", ctypes.c_size_t),
-        ("flags", ctypes.c_int),
-    )
-
-
-class Mmsghdr(ctypes.Structure):
-    """struct mmsghdr (recvmmsg(2))."""
-
-    _fields_ = (("hdr", Msghdr), ("length", ctypes.c_uint32))
-
-
-_libc = ctypes.CDLL(None, use_errno=True)
-_WORD = ctypes.sizeof(ctypes.c_size_t)
-
-
 class Batch:
     """`receive`, then look at messages 0 to count - 1 until the next `receive`."""
 
@@ -84,55 +53,20 @@ class Batch:
         self._arena = arena = mmap.mmap(-1, SLOTS * _SLOT, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         with contextlib.suppress(OSError):  # a kernel without huge pages
             arena.madvise(mmap.MADV_NOHUGEPAGE)  # else the first datagram would cost 2 MiB
-        # The memory outlives every view of it: it is the process's.
-        base = ctypes.addressof(ctypes.c_char.from_buffer(arena))
         whole = memoryview(arena)
-        self.slots = [whole[_SLOT * each : _SLOT * each + (1 << 16)] for each in range(SLOTS)]
-        self._iovecs = (Iovec * SLOTS)()
-        self._headers = (Mmsghdr * SLOTS)()
-        self._records = ctypes.create_string_buffer(SLOTS * _RECORD)
-        for each, header in enumerate(self._headers):
-            self._iovecs[each].base = base + _SLOT * each
-            self._iovecs[each].length = 1 << 16
-            record = ctypes.addressof(self._records) + _RECORD * each
-            header.hdr.name, header.hdr.namelen = record, _NAME
-            header.hdr.control, header.hdr.controllen = record + _NAME, _CONTROL
-            header.hdr.iov, header.hdr.iovlen = ctypes.addressof(self._iovecs) + ctypes.sizeof(Iovec) * each, 1
-        raw = memoryview(self._headers).cast("B")
-        size = ctypes.sizeof(Mmsghdr)
-        self._raw = raw
-        self._fresh = bytes(raw)
-        self._used = 0
-        self._lengths = raw.cast("I")[Mmsghdr.length.offset // 4 :: size // 4]
-        at = (Mmsghdr.hdr.offset + Msghdr.controllen.offset) // _WORD
-        self._controllens = raw.cast("Q" if _WORD == 8 else "I")[at :: size // _WORD]
-        records = memoryview(self._records).cast("B")
-        self._record_bytes = records
+        self.slots = [whole[_SLOT * each : _SLOT * each + _SLOT_BYTES] for each in range(SLOTS)]
+        self._messages = messages = Messages(
+            arena, SLOTS, slot_bytes=_SLOT_BYTES, stride=_SLOT, name_bytes=_NAME, control_bytes=_CONTROL
+        )
+        # Take what waits at a socket with this descriptor, as recvmmsg(2): `Messages.receive`.
+        self.receive = messages.receive
+        self._lengths, self._controllens = messages.lengths, messages.control_lengths
+        self._record_bytes = records = messages.records
         # A struct sockaddr_in is told by its first eight bytes: family, port, address.
         self._names4 = records.cast("Q")[:: _RECORD // 8]
         # ... and of a struct in_pktinfo the eight after the header: interface, address spoken to.
         # (On 32-bit machines the header is not a multiple of them.)
         self._spoken4 = records.cast("Q")[(_NAME + _DATA) // 8 :: _RECORD // 8] if not _DATA % 8 else None
-        self._recvmmsg = _libc.recvmmsg
-
-    def receive(self, fd: int) -> int:
-        """Take what waits at a socket, up to `SLOTS` messages, without waiting; return how many.
-
-        BlockingIOError: nothing waits. Other OSErrors as recvmsg(2) has them.
-        """
-        if self._used:
-            # The kernel has written lengths over the sizes of the buffers.
-            end = self._used * ctypes.sizeof(Mmsghdr)
-            self._raw[:end] = self._fresh[:end]
-        count: int = self._recvmmsg(fd, self._headers, SLOTS, socket.MSG_DONTWAIT, None)
-        if count < 0:
-            self._used = 0
-            code = ctypes.get_errno()
-            if code == errno.EAGAIN:
-                raise BlockingIOError(code, os.strerror(code))
-            raise OSError(code, os.strerror(code))
-        self._used = count
-        return count
 
     def give_back(self) -> None:
         """Give the memory of the slots back to the kernel, until datagrams reach them again."""
@@ -214,5 +148,5 @@ class Batch:
         while at + _DATA <= len(control):
             length, level, kind = _CMSG.unpack_from(control, at)
             found.append((level, kind, bytes(control[at + _DATA : at + length])))
-            at += (length + _WORD - 1) // _WORD * _WORD
+            at += (length + WORD_BYTES - 1) // WORD_BYTES * WORD_BYTES
         return found

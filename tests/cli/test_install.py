@@ -21,13 +21,10 @@ from hypothesis import strategies as st
 
 from pyproxy.cli import daemonjson, install, unit
 from pyproxy.cli.client import ask
-from tests.engine.test_publisher import LOCAL, free, run_dir
-from tests.support.engine import STUB, is_stub, running_engine, stub
+from tests.support.engine import LOCAL, STUB, free, is_stub, running_engine, stub
 from tests.support.parent import exchange_tcp, passed_socket
 from tests.support.proxy import PATIENCE_S, PROGRAM
 from tests.support.sockets import address_of, echo, serving
-
-__all__ = ["run_dir"]
 
 TREE = Path(__file__).parents[1]
 UNIT = Path("etc/systemd/system/pyproxy.service")

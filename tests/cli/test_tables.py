@@ -33,12 +33,8 @@ from pyproxy.cli.tables import (
     total_of,
 )
 from pyproxy.core.counters import Counters
-from tests.engine.test_api import publish, pyproxy
-from tests.engine.test_publisher import engine, run_dir
-from tests.support.engine import Engine
-from tests.support.proxy import PATIENCE_S, PROGRAM
-
-__all__ = ["engine", "run_dir"]
+from tests.support.engine import Engine, publish
+from tests.support.proxy import PATIENCE_S, PROGRAM, pyproxy
 
 LONG = "tcp/[2001:db8:85a3:1234:5678:8a2e:370:7334]:65535"
 NOTHING = dict.fromkeys(Counters.__slots__, 0)

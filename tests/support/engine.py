@@ -10,11 +10,14 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
-from tests.support.parent import Child, arguments_for
+from pyproxy.cli.client import ask
+from tests.support.parent import Child, arguments_for, free_port, passed_socket
 from tests.support.proxy import PATIENCE_S, PROGRAM
+from tests.support.sockets import address_of
 
 STUB = str(Path(PROGRAM).with_name("pyproxy-stub"))
 
@@ -25,6 +28,17 @@ SHELLS: dict[str, tuple[str, ...]] = {
     "busybox": ("/usr/bin/busybox", "sh"),
     "bash": ("/usr/bin/bash",),
 }
+
+
+LOCAL = "127.0.0.1"
+NOWHERE = (LOCAL, 9)  # a container that is never spoken to
+
+# The promises of how long a stub waits for an engine: what it does without an answer, and when one has died.
+HANGS_S = 5.0
+RECOVERS_S = 2.0
+
+# After the last of a new stub's nudges (`nudge.py`).
+NUDGED_S = 3.3
 
 
 class Engine:
@@ -157,3 +171,50 @@ def accepted_within(address: tuple[str, int], seconds: float) -> float:
             if client.recv(1) == b"x":
                 return time.monotonic() - started
     raise AssertionError(f"{address} does not answer within {seconds} s")
+
+
+def free() -> tuple[str, int]:
+    return LOCAL, free_port(LOCAL, socket.SOCK_STREAM)
+
+
+def until(holds: Callable[[], object]) -> None:
+    """Wait for what no event announces: looked at again and again, without sleeping, as long as patience lasts."""
+    end = time.monotonic() + PATIENCE_S
+    while not holds():
+        assert time.monotonic() < end
+
+
+def publish(engine: Engine, **fields: Any) -> dict[str, Any]:
+    found: dict[str, Any] = ask(
+        engine.run_dir, "POST", "/ports",
+        {"host_ip": LOCAL, "host_port": 0, "container_ip": LOCAL, "container_port": 9} | fields,
+    )  # fmt: skip
+    return found
+
+
+@contextlib.contextmanager
+def client_of(address: tuple[str, int]) -> Iterator[socket.socket]:
+    """A connection over which an exchange has gone."""
+    with socket.create_connection(address, timeout=PATIENCE_S) as client:
+        client.sendall(b"x")
+        assert client.recv(1) == b"x"
+        yield client
+
+
+Ports = list[tuple[Child, tuple[str, int]]]
+
+
+@contextlib.contextmanager
+def published(backend: tuple[str, int], count: int = 3) -> Iterator[Ports]:
+    """Ports of each kind: bound by the engine, and passed by dockerd."""
+    with contextlib.ExitStack() as stack:
+        ports = []
+        for number in range(count):
+            sock = passed_socket(LOCAL, socket.SOCK_STREAM) if number % 2 else None
+            address = address_of(sock) if sock is not None else free()
+            child = stack.enter_context(stub("sh", address, backend, sock))
+            assert child.first_answer() == b"0\n"
+            if sock is not None:
+                sock.close()  # the stub has it
+            ports.append((child, address))
+        yield ports

@@ -124,3 +124,8 @@ def borrow_sockets(proxy: Proxy) -> Iterator[socket.socket]:
 def connect(proxy: Proxy, host: str = "127.0.0.1") -> socket.socket:
     """A client of the proxy; its calls fail after `PATIENCE_S` rather than hang."""
     return socket.create_connection((host, proxy.port), timeout=PATIENCE_S)
+
+
+def pyproxy(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """A subcommand, run to its end."""
+    return subprocess.run([PROGRAM, *arguments], capture_output=True, text=True, timeout=PATIENCE_S, check=False)

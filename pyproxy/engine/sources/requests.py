@@ -71,8 +71,8 @@ def line_of(request: Request) -> bytes:
     return b"%s %d %s\n" % (request.verb.encode(), request.pid, request.command)
 
 
-def settle(requests: list[Request]) -> list[Request]:
-    """What is still to be done of requests that have waited: not what their stub has itself taken back since."""
+def drop_withdrawn(requests: list[Request]) -> list[Request]:
+    """What is still to be done of requests that have waited: not what their stub has itself withdrawn since."""
     withdrawn: dict[int, int] = {}
     for position, request in enumerate(requests):
         if request.verb != SERVE:

@@ -7,18 +7,13 @@ process, whatever became of its number meanwhile (pidfd_open(2)). Only who passe
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import select
 import signal
 from typing import NamedTuple
 
-from pyproxy.errors import OUT_OF_RESOURCES
-
-# The same number on every architecture but Alpha (include/uapi/asm-generic/unistd.h).
-_SYS_PIDFD_GETFD = 438
-
-_LIBC = ctypes.CDLL(None, use_errno=True)
+from pyproxy.errors import OUT_OF_RESOURCES, in_words
+from pyproxy.relay.syscalls import pidfd_getfd
 
 # The interpreter's own words before the script: `sh`, `busybox sh`, perhaps a flag.
 _INTERPRETER_WORDS = (1, 2, 3)
@@ -109,13 +104,12 @@ class Stub:
 
     def take(self, fd: int) -> int:
         """Return a duplicate of its descriptor, close-on-exec, for the caller to close. StubError."""
-        taken = int(_LIBC.syscall(_SYS_PIDFD_GETFD, self._pidfd, fd, 0))
-        if taken >= 0:
-            return taken
-        error = ctypes.get_errno()
-        if isinstance(OSError(error, ""), PermissionError):
-            raise StubError(_no_right(self.pid))
-        raise StubError(f"descriptor {fd} of process {self.pid} cannot be had: {os.strerror(error).lower()}")
+        try:
+            return pidfd_getfd(self._pidfd, fd)
+        except PermissionError as exc:
+            raise StubError(_no_right(self.pid)) from exc
+        except OSError as exc:
+            raise StubError(f"descriptor {fd} of process {self.pid} cannot be had: {in_words(exc.errno)}") from exc
 
 
 def recognise(pid: int, command: bytes) -> Stub:

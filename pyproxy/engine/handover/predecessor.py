@@ -17,16 +17,17 @@ import asyncio
 import contextlib
 import json
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from pyproxy.core.counters import Counters
+from pyproxy.engine.ports import Ports
 
 # One with thousands of ports that all have news takes tens of milliseconds. One that hangs is listed as it last was.
 _PATIENCE_S = 1.0
 
-# Engines say less at once: `handover.py` and `reporting.py` cut it into pieces.
-MESSAGE_BYTES = 1 << 17
+# Engines say less at once: `reporting.py` cuts it into pieces.
+_MESSAGE_BYTES = 1 << 17
 
 
 class Key(NamedTuple):
@@ -36,15 +37,15 @@ class Key(NamedTuple):
     since: float
 
 
-class DrainingEngine:
+class Predecessor:
     """An earlier engine, by process id. `on_port` is told what it has counted of a port, `on_end` that it is gone.
 
     Owns the socket, until `close`.
     """
 
-    def __init__(self, pid: int, sock: socket.socket, totals: Sequence[int]) -> None:
+    def __init__(self, pid: int, sock: socket.socket, counters: Counters) -> None:
         self.pid = pid
-        self.totals = totals
+        self.counters = counters
         self.listed: dict[Key, dict[str, Any]] = {}  # ports with something live, as `Port.describe` has them
         self._sock = sock
         self._answer: asyncio.Future[None] | None = None
@@ -62,8 +63,8 @@ class DrainingEngine:
     def attach(
         self,
         loop: asyncio.AbstractEventLoop,
-        on_port: Callable[[DrainingEngine, Key, Sequence[int]], None],
-        on_end: Callable[[DrainingEngine], None],
+        on_port: Callable[[Predecessor, Key, Counters], None],
+        on_end: Callable[[Predecessor], None],
     ) -> None:
         """Listen to it from now on."""
         self._on_port, self._on_end = on_port, on_end
@@ -105,7 +106,7 @@ class DrainingEngine:
     def _on_said(self) -> None:
         """One message: more of them wait for the next turn of the loop."""
         try:
-            data = self._sock.recv(MESSAGE_BYTES)
+            data = self._sock.recv(_MESSAGE_BYTES)
         except BlockingIOError:
             return
         except OSError:
@@ -119,7 +120,7 @@ class DrainingEngine:
         for port in said.get("ports", ()):
             self._hear(port)
         if "end" in said:
-            self.totals = counted(said["totals"])
+            self.counters = Counters.of(said["totals"])
             self._settle()
 
     def _hear(self, port: dict[str, Any]) -> None:
@@ -128,7 +129,7 @@ class DrainingEngine:
             self.listed[key] = port
         else:
             self.listed.pop(key, None)
-        self._on_port(self, key, counted(port["totals"]))
+        self._on_port(self, key, Counters.of(port["totals"]))
 
     def _settle(self) -> None:
         answer, self._answer = self._answer, None
@@ -136,6 +137,55 @@ class DrainingEngine:
             answer.set_result(None)
 
 
-def counted(said: dict[str, int]) -> tuple[int, ...]:
-    """Totals in the order of `Counters`, as an engine of any version says them."""
-    return tuple(said.get(name, 0) for name in Counters.__slots__)
+class Predecessors:
+    """All of them. Of what they say, ports that are served here keep the counts."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, ports: Ports) -> None:
+        self._loop = loop
+        self._ports = ports
+        self._draining: list[Predecessor] = []
+
+    def __iter__(self) -> Iterator[Predecessor]:
+        """Those whose connections have not ended yet. A copy: one may end meanwhile."""
+        return iter(tuple(self._draining))
+
+    @property
+    def live(self) -> int:
+        """Connections and flows that drain in them."""
+        return sum(one.live for one in self._draining)
+
+    def follow(self, one: Predecessor) -> None:
+        """List what drains in it, and count it. It is ours from here on."""
+        self._draining.append(one)
+        one.attach(self._loop, self._on_port, self._on_end)
+
+    async def refresh(self) -> None:
+        """Have them say what is new."""
+        for one in self:
+            await one.refresh()
+
+    def pause(self) -> None:
+        """Leave what they say to another engine, which is being given the sockets."""
+        for one in self._draining:
+            one.pause()
+
+    def resume(self) -> None:
+        """After `pause`: the sockets have not been given away."""
+        for one in self._draining:
+            one.resume()
+
+    def release(self) -> list[int]:
+        """They are another engine's predecessors now. Return their process ids."""
+        released, self._draining = self._draining, []
+        for one in released:
+            one.close()
+        return [one.pid for one in released]
+
+    def _on_port(self, one: Predecessor, key: Key, counted: Counters) -> None:
+        port = self._ports.named(key.name)
+        if port is not None and port.since == key.since:
+            port.earlier[one.pid] = counted
+
+    def _on_end(self, one: Predecessor) -> None:
+        self._draining.remove(one)
+        self._ports.gone.add(one.counters.values())

@@ -10,6 +10,9 @@ import socket
 from collections.abc import Callable, Sequence
 from typing import Any
 
+# How long either side waits for the other's next word. An engine that hangs is one that --replace cannot replace.
+PATIENCE_S = 5.0
+
 
 class Conversation:
     """One end. Does not close the socket, which is non-blocking from here on."""

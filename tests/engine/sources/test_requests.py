@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyproxy.engine.sources.requests import PIPE_BUF, SERVE, SOLO, STOP, Reader, Request, line_of, settle
+from pyproxy.engine.sources.requests import PIPE_BUF, SERVE, SOLO, STOP, Reader, Request, drop_withdrawn, line_of
 
 
 @pytest.mark.parametrize(
@@ -83,5 +83,5 @@ def solo(pid: int) -> Request:
         ([stop(1), stop(1)], [stop(1), stop(1)]),
     ],
 )
-def test_what_was_taken_back_meanwhile_is_not_done(waited: list[Request], left: list[Request]) -> None:
-    assert settle(waited) == left
+def test_what_was_withdrawn_meanwhile_is_not_done(waited: list[Request], left: list[Request]) -> None:
+    assert drop_withdrawn(waited) == left
