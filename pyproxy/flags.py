@@ -9,17 +9,17 @@ The subcommands' flags are argparse's (`engine/options.py`), written in the same
 
 from __future__ import annotations
 
+from pyproxy.config import (
+    DEFAULT_BUSY_POLL_US,
+    DEFAULT_UDP_MAX_FLOWS,
+    PROTOCOLS,
+    Limits,
+    PublishedPort,
+    Settings,
+)
+from pyproxy.endpoint import parse_address
 from pyproxy.errors import FlagError, plain
-from pyproxy.published import PROTOCOLS, PublishedPort, parse_address
 
-# The flow table's cap. 16,384 flows are 16,384 descriptors; with a 4,096-byte socket each that is the order of
-# memory a host can spare for one port under a spoofed flood. A guess at "enough for any honest use": at the
-# 90 s idle limit it takes 180 new clients a second, sustained, to reach it.
-DEFAULT_UDP_MAX_FLOWS = 16_384
-
-# Most of a short round trip is going to sleep and being woken (bench/NOTES.md). Longer than a container needs to answer
-# a small request, shorter than anybody's sleep is worth.
-DEFAULT_BUSY_POLL_US = 60
 # A sleep of a millisecond has long been worth it: spinning for longer would only keep a processor from others.
 _MOST_BUSY_POLL_US = 1000
 
@@ -127,58 +127,42 @@ _FLAGS: dict[str, tuple[int, _Value]] = {
 }
 
 
-class Limits:
-    """Time limits of connections, in seconds; 0 is no limit (for `connect_s`: the kernel's own)."""
+class NoPortError(FlagError):
+    """The command line asks for no port, but for what `wanted` says: "help" or "version"."""
 
-    __slots__ = ("connect_s", "half_closed_s", "idle_s")
-
-    def __init__(self, connect_s: float = 0.0, idle_s: float = 0.0, half_closed_s: float = 0.0) -> None:
-        self.connect_s = connect_s
-        self.idle_s = idle_s
-        self.half_closed_s = half_closed_s
-
-
-class Settings:
-    """A checked command line. `wants` is "serve", "help" or "version"; `port` is set only for "serve"."""
-
-    __slots__ = ("busy_poll_s", "limits", "loop", "port", "udp_max_flows", "use_listen_fd", "wants", "workers")
-
-    def __init__(self, wants: str) -> None:
-        self.wants = wants
-        self.port: PublishedPort
-        self.use_listen_fd = False
-        self.limits = Limits()
-        self.udp_max_flows = DEFAULT_UDP_MAX_FLOWS
-        self.busy_poll_s = 0.0
-        self.workers = 0
-        self.loop = "auto"
+    def __init__(self, wanted: str) -> None:
+        super().__init__(f"-{wanted} asks for no port")
+        self.wanted = wanted
 
 
 def parse(arguments: list[str]) -> Settings:
-    """Read and check the arguments that follow the program's name. FlagError says in one line what is wrong."""
+    """Read and check the arguments that follow the program's name. FlagError says in one line what is wrong;
+    NoPortError, that nothing is, but that no port is to be served.
+    """
     values = _read(arguments)
     if values["h"] or values["help"]:
-        return Settings("help")
+        raise NoPortError("help")
     if values["v"] or values["version"]:
-        return Settings("version")
-    settings = Settings("serve")
-    settings.use_listen_fd = bool(values["use-listen-fd"])
-    settings.port = PublishedPort(
+        raise NoPortError("version")
+    adopts = bool(values["use-listen-fd"])
+    port = PublishedPort(
         _one_of(values, "proto", PROTOCOLS),
         parse_address(str(values["host-ip"]), "-host-ip"),
         # A socket that the parent bound has its port already: dockerd repeats it, a person need not.
-        _whole(values, "host-port", lowest=0, highest=65_535, missing=0 if settings.use_listen_fd else None),
+        _whole(values, "host-port", lowest=0, highest=65_535, missing=0 if adopts else None),
         parse_address(str(values["container-ip"]), "-container-ip"),
         _whole(values, "container-port", lowest=1, highest=65_535),
     )
-    settings.limits = Limits(
-        _seconds(values, "connect-timeout"), _seconds(values, "idle-timeout"), _seconds(values, "half-closed-timeout")
+    limits = [_seconds(values, name) for name in ("connect-timeout", "idle-timeout", "half-closed-timeout")]
+    return Settings(
+        port,
+        use_listen_fd=adopts,
+        limits=Limits(*limits),
+        udp_max_flows=_whole(values, "udp-max-flows", lowest=1, highest=1_000_000),
+        busy_poll_s=_whole(values, "busy-poll", lowest=0, highest=_MOST_BUSY_POLL_US) / 1e6,
+        workers=_whole(values, "workers", lowest=0, highest=64),
+        loop=_one_of(values, "loop", LOOPS),
     )
-    settings.udp_max_flows = _whole(values, "udp-max-flows", lowest=1, highest=1_000_000)
-    settings.busy_poll_s = _whole(values, "busy-poll", lowest=0, highest=_MOST_BUSY_POLL_US) / 1e6
-    settings.workers = _whole(values, "workers", lowest=0, highest=64)
-    settings.loop = _one_of(values, "loop", LOOPS)
-    return settings
 
 
 def seconds(text: str) -> float:

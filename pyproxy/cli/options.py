@@ -11,8 +11,9 @@ import re
 from collections.abc import Callable
 from typing import Any, NamedTuple, NoReturn
 
+from pyproxy.config import DEFAULT_BUSY_POLL_US
 from pyproxy.errors import plain
-from pyproxy.flags import DEFAULT_BUSY_POLL_US, LOOPS, busy_poll_us, did_you_mean, seconds
+from pyproxy.flags import LOOPS, busy_poll_us, did_you_mean, seconds
 
 # There are no single-letter options but -h, so that two letters after one dash are the beginning of a long one.
 _ONE_DASH = re.compile(r"-[A-Za-z][\w-]")

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 from rich.cells import cell_len
 
+from pyproxy.endpoint import join_host_port
 from pyproxy.errors import plain
-from pyproxy.published import join_host_port
 
 # Shorter than this a name is no name: then the line is longer than the terminal.
 _LEAST_NAME = 12

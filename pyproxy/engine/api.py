@@ -32,6 +32,7 @@ from typing import Any
 from aiohttp import web
 
 from pyproxy import __version__
+from pyproxy.config import UDP
 from pyproxy.engine.metrics import CONTENT_TYPE, exposition
 from pyproxy.engine.port import Port
 from pyproxy.engine.publisher import Engine
@@ -39,7 +40,6 @@ from pyproxy.engine.slices import sliced
 from pyproxy.engine.sources.stub import StubError
 from pyproxy.errors import StartError
 from pyproxy.flags import parse
-from pyproxy.published import UDP
 
 # A request for publishing one port is some hundred bytes.
 _REQUEST_BYTES = 1 << 14
@@ -157,8 +157,6 @@ class Control:
         arguments = [f"-{name.replace('_', '-')}={_text(value)}" for name, value in wanted.items()]
         try:
             settings = parse(arguments)
-            if settings.wants != "serve":
-                raise StartError("that asks for no port: give host_port, container_ip and container_port")
         except StartError as exc:
             raise _answer(web.HTTPBadRequest, str(exc)) from exc
         try:

@@ -178,7 +178,7 @@ def _adopt(engine: Engine, about: dict[str, Any], fds: list[int], stub: Stub | N
             os.close(fd)
         raise
     # An address of port 0 says not which it has become.
-    settings.port.host_ip, settings.port.host_port = about["host"]
+    settings = settings.on(settings.port.at(*about["host"]))
     port = engine.adopt(settings, about["arguments"], fd, stub)
     port.since = about["since"]
     port.earlier = {int(earlier): counted(totals) for earlier, totals in about["earlier"].items()}

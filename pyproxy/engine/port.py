@@ -6,11 +6,11 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
+from pyproxy.config import PublishedPort, Settings
 from pyproxy.core.counters import Counters
+from pyproxy.endpoint import join_host_port
 from pyproxy.engine.sources.stub import Stub
-from pyproxy.flags import Settings
 from pyproxy.log import Log
-from pyproxy.published import PublishedPort, join_host_port
 from pyproxy.relay.connection import Connection
 from pyproxy.relay.server import Server
 

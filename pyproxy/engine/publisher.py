@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 from pyproxy.bind import LISTEN_FD, host_socket
+from pyproxy.config import Settings
 from pyproxy.engine.draining import DrainingEngine, Key
 from pyproxy.engine.port import Drained, Port, name_of
 from pyproxy.engine.ports import Ports
@@ -27,7 +28,7 @@ from pyproxy.engine.sources.nudge import Nudges
 from pyproxy.engine.sources.requests import SERVE, STOP, Reader, Request, line_of, settle
 from pyproxy.engine.sources.stub import NO, NUDGE, YES, NotAStubError, Stub, StubError, own_network, recognise
 from pyproxy.errors import OUT_OF_RESOURCES, StartError, in_words
-from pyproxy.flags import Settings, parse
+from pyproxy.flags import parse
 from pyproxy.log import Log
 from pyproxy.relay.loop import report_defect
 from pyproxy.relay.poller import Poller
@@ -195,7 +196,8 @@ class Engine:
             port = self._add(Port(settings, arguments, Drained(), Log(settings.port.host), stub))
             port.draining = True
         else:
-            port = self._serve_on(settings, arguments, _adopted(settings, fd), stub)
+            sock, settings = _adopted(settings, fd)
+            port = self._serve_on(settings, arguments, sock, stub)
         if stub is not None:
             self._nudges.plan(stub)  # the other may not have come to it
         return port
@@ -347,10 +349,7 @@ class Engine:
             self._refill()
         if stub.network() != self._network:
             raise StubError("it is in another network namespace than the engine")
-        settings = parse(stub.arguments)
-        if settings.wants != "serve":
-            raise StubError("it asks for no port")
-        self._begin(settings, stub.arguments, stub)
+        self._begin(parse(stub.arguments), stub.arguments, stub)
 
     def _refill(self) -> None:
         """Get the reserve back, if there are descriptors again. StubError if not."""
@@ -361,23 +360,25 @@ class Engine:
 
     def _begin(self, settings: Settings, arguments: list[str], stub: Stub | None) -> Port:
         try:
-            sock = self._host_socket(settings, stub)
+            sock, settings = self._host_socket(settings, stub)
         except StartError:
             # Ports whose stubs have been killed, of which we have yet to hear, may be in the way.
             if not self._reap(settings):
                 raise
-            sock = self._host_socket(settings, stub)
+            sock, settings = self._host_socket(settings, stub)
         if self.ports.named(name_of(settings.port)) is not None:
             self._reap(settings)
         port = self._serve_on(settings, arguments, sock, stub)
         port.log.info(f"published -> {settings.port.container}" + (f" (process {stub.pid})" if stub else ""))
         return port
 
-    def _host_socket(self, settings: Settings, stub: Stub | None) -> Any:
+    def _host_socket(self, settings: Settings, stub: Stub | None) -> tuple[Any, Settings]:
+        """The socket, and the settings with the address that it has. StartError."""
         if stub is not None and settings.use_listen_fd:
             return _adopted(settings, stub.take(LISTEN_FD))
         try:
-            return host_socket(settings.port, adopt=False)
+            sock, port = host_socket(settings.port, adopt=False)
+            return sock, settings.on(port)
         except OSError as exc:
             raise StartError(f"{settings.port.host} cannot be bound: {in_words(exc.errno)}") from exc
 
@@ -494,10 +495,13 @@ class Engine:
             port.stub = None
 
 
-def _adopted(settings: Settings, fd: int) -> Any:
-    """The socket with this descriptor, which is closed if it cannot be served. StartError."""
+def _adopted(settings: Settings, fd: int) -> tuple[Any, Settings]:
+    """The socket with this descriptor, which is closed if it cannot be served, and the settings with its address.
+    StartError.
+    """
     try:
-        return host_socket(settings.port, adopt=True, listen_fd=fd)
+        sock, port = host_socket(settings.port, adopt=True, listen_fd=fd)
+        return sock, settings.on(port)
     except OSError as exc:
         raise StartError(f"{settings.port.host} cannot be adopted: {in_words(exc.errno)}") from exc
 
