@@ -24,7 +24,7 @@ import select
 from pyproxy import __version__, dockerd
 from pyproxy.bind import LISTEN_FD, backend_address, host_socket
 from pyproxy.errors import FlagError, StartError
-from pyproxy.flags import NOTHING_SAID, SUBCOMMANDS, USAGE, NoPortError, parse
+from pyproxy.flags import NoPortError, parse
 from pyproxy.log import Log, stderr_is_null
 from pyproxy.signals import Signals, exit_on_stop, hold_stop
 
@@ -50,7 +50,7 @@ def main() -> None:
     if sys.argv[-1] == _ATTEMPT:
         _attempt(sys.argv[1:-1])
         return
-    if len(sys.argv) > 1 and sys.argv[1] in SUBCOMMANDS:
+    if len(sys.argv) > 1 and not sys.argv[1].startswith("-"):  # dockerd starts with a flag
         from pyproxy.interpreter import find_packages
 
         find_packages()
@@ -62,12 +62,12 @@ def main() -> None:
     exit_on_stop()
     try:
         if len(sys.argv) == 1:
-            raise FlagError(NOTHING_SAID)
+            raise FlagError(_nothing_said())
         settings = parse(sys.argv[1:])
         _check(settings)
         sock, port = host_socket(settings.port, adopt=settings.use_listen_fd)
     except NoPortError as exc:
-        os.write(_STDOUT_FD, (USAGE if exc.wanted == "help" else f"pyproxy version {__version__}\n").encode())
+        os.write(_STDOUT_FD, _text(exc.wanted).encode())
         return
     except StartError as exc:
         dockerd.answer_failure(status, str(exc))
@@ -81,6 +81,21 @@ def main() -> None:
     if not dockerd.answer_ready(status):
         sys.exit(1)
     _serve(settings, sock, log, signals)
+
+
+def _text(wanted: str) -> str:
+    """What `-help` or `-version` prints."""
+    if wanted == "version":
+        return f"pyproxy version {__version__}\n"
+    from pyproxy.cli.help import usage
+
+    return usage()
+
+
+def _nothing_said() -> str:
+    from pyproxy.cli.help import nothing_said
+
+    return nothing_said()
 
 
 def _serve(settings: Settings, sock: _socket.socket, log: Log, signals: Signals) -> NoReturn:

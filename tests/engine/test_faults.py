@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from pyproxy.cli.client import ask
+from pyproxy.cli.ask import ask
 from pyproxy.engine.publisher import Engine as Core
 from pyproxy.engine.publisher import Options
 from pyproxy.engine.rundir import RunDir

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from pyproxy.cli.client import ClientError, ask
+from pyproxy.cli.ask import ClientError, ask
 from tests.support.engine import (
     SHELLS,
     STUB,
