@@ -4,6 +4,8 @@
     dispatch.py    which one, and what it lacks
     parser.py      its command line, read
     help.py        `pyproxy help`, and the same text for `pyproxy -help`
+    manual.py      man pages, made from the tables                             (pure)
+    completion.py  `pyproxy completion`: scripts for shells, made from the tables
     extra.py       where the libraries come from that a subcommand needs
 
 The engine, and what asks it:

@@ -1,4 +1,4 @@
-"""THE table of subcommands: what each is for and what it takes. Dispatch and help are made from
+"""THE table of subcommands: what each is for and what it takes. Dispatch, help, man pages and completion are made from
 it. Each is the module of its name in this folder, with `main(arguments) -> exit status`. Pure.
 """
 
@@ -108,6 +108,13 @@ VERBS = {
         "Undo `pyproxy install`, exactly. Ports that stubs hold are served on, by a process each. A userland-proxy-path"
         " that was set since stays.",
         _CHANGES,
+    ),
+    "completion": Verb(
+        "print what has a shell complete subcommands and flags",
+        "Print a script that has a shell complete pyproxy's subcommands and flags. bash: source <(pyproxy completion"
+        " bash). zsh: save it as _pyproxy in a directory of $fpath. fish: save it as"
+        " ~/.config/fish/completions/pyproxy.fish.",
+        argument=Option("shell", CHOICE, None, "SHELL", "bash, zsh or fish", choices=("bash", "zsh", "fish")),
     ),
 }  # fmt: skip
 VERBS["help"] = Verb(

@@ -320,7 +320,7 @@ def test_json_and_drain_need_no_library(engine: Engine) -> None:
         (["ports", "80"], "unknown argument 80"),
         (["install", "--metrics", "x"], "--metrics: 'x': give ADDRESS:PORT"),
         (["help", "drian"], "no subcommand 'drian': did you mean drain?"),
-        (["help", "xyzzy"], "give one of engine, ports, top, drain, install, uninstall, help"),
+        (["help", "xyzzy"], "give one of engine, ports, top, drain, install, uninstall, completion, help"),
     ],
 )
 def test_what_was_typed_wrong_is_said_in_a_line_with_its_mend(arguments: list[str], words: str) -> None:
