@@ -10,7 +10,7 @@ PIP = $(BIN)/pip install --quiet --disable-pip-version-check --editable
 DOCKER = build/docker build/docker-next
 export PATH := $(PATH):/usr/sbin:/sbin
 
-.PHONY: demo test lint format coverage bench bench-quick bench-deps install clean help
+.PHONY: demo test lint format coverage bench bench-quick bench-deps man completion install clean help
 
 demo: $(INSTALLED)
 	scripts/system-packages lab
@@ -47,6 +47,16 @@ bench-quick: $(DEV) $(DOCKER)
 
 bench-deps: $(DEV) $(DOCKER) build/peers
 	scripts/system-packages test
+
+# For packages. Both are made from the program's own tables of options and subcommands, which need the interpreter alone.
+man:
+	$(PYTHON) -m pyproxy.cli.manual build/man
+
+completion:
+	mkdir -p build/completion
+	$(PYTHON) -m pyproxy completion bash >build/completion/pyproxy
+	$(PYTHON) -m pyproxy completion zsh >build/completion/_pyproxy
+	$(PYTHON) -m pyproxy completion fish >build/completion/pyproxy.fish
 
 install: $(INSTALLED)
 
@@ -93,6 +103,8 @@ help:
 	@echo 'make bench-quick  what it costs, against docker-proxy and no proxy: two minutes'
 	@echo 'make bench        the same against all peers: eleven minutes; BENCH_FLAGS="--scenario udp" for some'
 	@echo 'make bench-deps   what the benchmark needs, but not the benchmark'
+	@echo 'make man          man pages, into build/man'
+	@echo 'make completion   what bash, zsh and fish need to complete pyproxy, into build/completion'
 	@echo 'make install      pyproxy alone, into $(VENV)'
 	@echo 'make clean        remove all that was made here'
 	@echo 'make help         this'

@@ -3,8 +3,9 @@
 The root is what may be imported before dockerd has its answer: light, and nothing heavier than `_socket`. dockerd
 starts its proxies one after the other and waits for each (see `__main__`).
 
-    flags.py        the command line, in Go's flag syntax        (pure)
-    published.py    a published port: protocol and two addresses (pure)
+    flags.py        the command line, in Go's flag syntax; the table of options (pure)
+    config.py       a published port and its settings: frozen    (pure)
+    endpoint.py     an address: parse and format                 (pure)
     bind.py         the host socket: bound here, or adopted from descriptor 4
     sockopts.py     socket options, the same on both sides
     dockerd.py      the answer to dockerd on descriptor 3

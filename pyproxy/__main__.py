@@ -24,13 +24,15 @@ import select
 from pyproxy import __version__, dockerd
 from pyproxy.bind import LISTEN_FD, backend_address, host_socket
 from pyproxy.errors import FlagError, StartError
-from pyproxy.flags import NOTHING_SAID, SUBCOMMANDS, USAGE, Settings, parse
+from pyproxy.flags import NoPortError, parse
 from pyproxy.log import Log, stderr_is_null
 from pyproxy.signals import Signals, exit_on_stop, hold_stop
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # typing would cost a start-up 8 ms
     from typing import NoReturn
+
+    from pyproxy.config import Settings
 
 _STDOUT_FD = 1
 _STDERR_FD = 2
@@ -48,7 +50,7 @@ def main() -> None:
     if sys.argv[-1] == _ATTEMPT:
         _attempt(sys.argv[1:-1])
         return
-    if len(sys.argv) > 1 and sys.argv[1] in SUBCOMMANDS:
+    if len(sys.argv) > 1 and not sys.argv[1].startswith("-"):  # dockerd starts with a flag
         from pyproxy.interpreter import find_packages
 
         find_packages()
@@ -60,27 +62,40 @@ def main() -> None:
     exit_on_stop()
     try:
         if len(sys.argv) == 1:
-            raise FlagError(NOTHING_SAID)
+            raise FlagError(_nothing_said())
         settings = parse(sys.argv[1:])
-        if settings.wants == "help":
-            os.write(_STDOUT_FD, USAGE.encode())
-            return
-        if settings.wants == "version":
-            os.write(_STDOUT_FD, f"pyproxy version {__version__}\n".encode())
-            return
         _check(settings)
-        sock = host_socket(settings.port, adopt=settings.use_listen_fd)
+        sock, port = host_socket(settings.port, adopt=settings.use_listen_fd)
+    except NoPortError as exc:
+        os.write(_STDOUT_FD, _text(exc.wanted).encode())
+        return
     except StartError as exc:
         dockerd.answer_failure(status, str(exc))
         _say_why_not(exc, told=status is not None)
         sys.exit(exc.exit_status)
-    log = Log(settings.port.host)
+    settings = settings.on(port)
+    log = Log(port.host)
     signals = Signals(log)
     # From here on nobody reads a traceback: what ends us is told where messages go.
     sys.excepthook = lambda kind, exc, _trace: log.error(f"ended by an error, please report it: {kind.__name__}: {exc}")
     if not dockerd.answer_ready(status):
         sys.exit(1)
     _serve(settings, sock, log, signals)
+
+
+def _text(wanted: str) -> str:
+    """What `-help` or `-version` prints."""
+    if wanted == "version":
+        return f"pyproxy version {__version__}\n"
+    from pyproxy.cli.help import usage
+
+    return usage()
+
+
+def _nothing_said() -> str:
+    from pyproxy.cli.help import nothing_said
+
+    return nothing_said()
 
 
 def _serve(settings: Settings, sock: _socket.socket, log: Log, signals: Signals) -> NoReturn:

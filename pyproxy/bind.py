@@ -11,8 +11,9 @@ import _socket
 import errno
 import os
 
+from pyproxy.config import SCTP, TCP, UDP, PublishedPort
+from pyproxy.endpoint import family_of
 from pyproxy.errors import StartError, in_words
-from pyproxy.published import SCTP, TCP, UDP, PublishedPort, family_of
 from pyproxy.sockopts import ask_for_packet_info, tune
 
 LISTEN_FD = 4  # where dockerd's -use-listen-fd puts the socket: the second of exec.Cmd's ExtraFiles
@@ -30,22 +31,23 @@ _WILDCARDS = ("0.0.0.0", "::")
 _NO_SUPPORT = (errno.EPROTONOSUPPORT, errno.ESOCKTNOSUPPORT, errno.EAFNOSUPPORT)
 
 
-def host_socket(port: PublishedPort, *, adopt: bool, listen_fd: int = LISTEN_FD) -> _socket.socket:
-    """Return the socket that serves `port`: listening if TCP or SCTP, with packet info if UDP, close-on-exec.
+def host_socket(
+    port: PublishedPort, *, adopt: bool, listen_fd: int = LISTEN_FD
+) -> tuple[_socket.socket, PublishedPort]:
+    """Return the socket that serves `port`: listening if TCP or SCTP, with packet info if UDP, close-on-exec. And the
+    port with the host address that the socket has: another than was asked for, if that was port 0, or if `adopt`.
 
     `adopt` takes descriptor `listen_fd` as it is, and closes it if it cannot be served; else a socket is bound to the
-    port's host address. `port` then says what the kernel says: the number that came of port 0. StartError names the
-    flag, address or descriptor at fault.
+    port's host address. StartError names the flag, address or descriptor at fault.
     """
     sock = _adopt(port, listen_fd) if adopt else _bind(port)
     try:
-        # Port 0, or an adopted socket's own address, is known only now.
-        port.host_ip, port.host_port = sock.getsockname()[:2]
-        _refuse_a_forwarding_loop(port)
+        bound = port.at(*sock.getsockname()[:2])
+        _refuse_a_forwarding_loop(bound)
     except BaseException:
         sock.close()
         raise
-    return sock
+    return sock, bound
 
 
 def backend_address(port: PublishedPort) -> tuple[int, tuple[str | int, ...]]:

@@ -4,99 +4,146 @@
 Parsed here and not by argparse: argparse has no such syntax, and importing it takes longer than the whole of
 what happens before dockerd's answer. Pure: arguments in, `Settings` out. Source: pkg.go.dev/flag.
 
-The subcommands' flags are argparse's (`engine/options.py`), written in the same ways and read by the same functions.
+THE table of options is here too: help, man page and completion are made from it (`cli/`), and the subcommands' options
+are written as it is (`cli/verbs.py`).
 """
 
 from __future__ import annotations
 
+from pyproxy.config import (
+    DEFAULT_BUSY_POLL_US,
+    DEFAULT_UDP_MAX_FLOWS,
+    PROTOCOLS,
+    Frozen,
+    Limits,
+    PublishedPort,
+    Settings,
+)
+from pyproxy.endpoint import parse_address
 from pyproxy.errors import FlagError, plain
-from pyproxy.published import PROTOCOLS, PublishedPort, parse_address
 
-# The flow table's cap. 16,384 flows are 16,384 descriptors; with a 4,096-byte socket each that is the order of
-# memory a host can spare for one port under a spoofed flood. A guess at "enough for any honest use": at the
-# 90 s idle limit it takes 180 new clients a second, sustained, to reach it.
-DEFAULT_UDP_MAX_FLOWS = 16_384
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # typing would cost a start-up 8 ms
+    from collections.abc import Callable
+    from typing import Final
 
-# Most of a short round trip is going to sleep and being woken (bench/NOTES.md). Longer than a container needs to answer
-# a small request, shorter than anybody's sleep is worth.
-DEFAULT_BUSY_POLL_US = 60
+    Value = str | int | float | bool | None
+
 # A sleep of a millisecond has long been worth it: spinning for longer would only keep a processor from others.
 _MOST_BUSY_POLL_US = 1000
 
 # Limits are looked at four times within their length (listener.py), each time over all connections: with ten thousand
 # of them some 3 ms, so that at this length it is a tenth of a processor. A guess at "shorter than anybody needs".
-_SHORTEST_LIMIT_S = 0.1
+SHORTEST_LIMIT_S = 0.1
 
-LOOPS = ("auto", "uvloop", "asyncio")
+# What an option's value is. SECONDS: as `seconds` reads it. SWITCH: there is none. The last three are for
+# subcommands alone.
+ADDRESS, CHOICE, NUMBER, SECONDS, SWITCH, ENDPOINT, FOLDER, TEXT = range(8)
 
-# What is no flag. All else is dockerd's command line.
-SUBCOMMANDS = {
-    "engine": "serve every published port of this host in one process",
-    "ports": "list the ports that the engine serves",
-    "top": "watch what moves through them",
-    "drain": "refuse new clients of a port, keep the others",
-    "install": "have systemd run the engine, and dockerd use it",
-    "uninstall": "undo that",
-    "help": "this text, or that of a subcommand: pyproxy help drain",
-}
 
-_LISTED = "\n".join(f"  {name:22} {what}" for name, what in SUBCOMMANDS.items())
+class Option(Frozen):
+    """A flag: its name, what kind of value it takes, what goes for that in a help text, and what it means.
 
-_EXAMPLE = "pyproxy -host-port 1234 -container-ip 172.19.0.2 -container-port 1234"
+    `default` None: there is none. `default_words`: what a help text says of the default, if not the value itself.
+    `lowest` and `highest` are a NUMBER's, `choices` a CHOICE's. `short`: another name, of one letter. `unit`: what a
+    NUMBER counts.
+    """
 
-# To `pyproxy` alone.
-NOTHING_SAID = f"""\
-nothing to do: name a published port, as in
-  {_EXAMPLE}
-or a subcommand: {", ".join(SUBCOMMANDS)}."""
+    __slots__ = (
+        "choices",
+        "default",
+        "default_words",
+        "highest",
+        "kind",
+        "lowest",
+        "meaning",
+        "name",
+        "short",
+        "unit",
+        "value",
+    )
 
-USAGE = f"""\
-pyproxy carries the traffic of one published container port: clients connect to the host address, pyproxy
-relays to the container address. Stop it with Ctrl-C.
+    def __init__(
+        self,
+        name: str,
+        kind: int,
+        default: Value,
+        value: str,
+        meaning: str,
+        *,
+        default_words: str = "",
+        lowest: float = 0,
+        highest: int = 0,
+        choices: tuple[str, ...] = (),
+        short: str = "",
+        unit: str = "",
+    ) -> None:
+        self.name: Final = name
+        self.kind: Final = kind
+        self.default: Final = default
+        self.value: Final = value
+        self.meaning: Final = meaning
+        self.default_words: Final = default_words
+        self.lowest: Final = lowest
+        self.highest: Final = highest
+        self.choices: Final = choices
+        self.short: Final = short
+        self.unit: Final = unit
 
-Example:
-  {_EXAMPLE}
 
-Usage: pyproxy [flags]
-       pyproxy subcommand [flags]
+PORT_OPTIONS = (
+    Option("proto", CHOICE, "tcp", "tcp|udp|sctp", "protocol", choices=PROTOCOLS),
+    Option("host-ip", ADDRESS, "0.0.0.0", "IP", "address to serve; 0.0.0.0 is every IPv4 address, :: every IPv6 one"),
+    Option("host-port", NUMBER, None, "N", "port to serve, 1 to 65535; 0 takes any free port and says which",
+           highest=65_535, default_words="required"),
+    Option("container-ip", ADDRESS, "0.0.0.0", "IP",
+           "the container's address, IPv4 or IPv6 whatever -host-ip is", default_words="default 0.0.0.0: this host"),
+    Option("container-port", NUMBER, None, "N", "the container's port, 1 to 65535",
+           lowest=1, highest=65_535, default_words="required"),
+    Option("use-listen-fd", SWITCH, False, "",
+           "serve the socket that the parent passes as descriptor 4, instead of binding one"),
+)  # fmt: skip
 
-Flags are written -x or --x, with their values after a space or a =.
-  -proto tcp|udp|sctp    protocol (default tcp)
-  -host-ip IP            address to serve; 0.0.0.0 is every IPv4 address, :: every IPv6 one (default 0.0.0.0)
-  -host-port N           port to serve, 1 to 65535; 0 takes any free port and says which (required)
-  -container-ip IP       the container's address, IPv4 or IPv6 whatever -host-ip is (default 0.0.0.0: this host)
-  -container-port N      the container's port, 1 to 65535 (required)
-  -use-listen-fd         serve the socket that the parent passes as descriptor 4, instead of binding one
+LIMIT_OPTIONS = (
+    Option("connect-timeout", SECONDS, 0.0, "S",
+           "give up dialing the container; 0 leaves it to the kernel, about 130 s", lowest=SHORTEST_LIMIT_S),
+    Option("idle-timeout", SECONDS, 0.0, "S",
+           "end a TCP or SCTP connection on which nothing has moved", lowest=SHORTEST_LIMIT_S),
+    Option("half-closed-timeout", SECONDS, 0.0, "S",
+           "end a TCP connection of which one side has finished and nothing has moved", lowest=SHORTEST_LIMIT_S),
+    Option("udp-max-flows", NUMBER, DEFAULT_UDP_MAX_FLOWS, "N",
+           "at most this many UDP clients at once; the longest silent goes first, at least 1",
+           lowest=1, highest=1_000_000),
+)  # fmt: skip
 
-Limits (seconds, or with a unit: 1.5, 300ms, 5m, 1h30m; at least {_SHORTEST_LIMIT_S} s; 0: no limit):
-  -connect-timeout S     give up dialing the container; 0 leaves it to the kernel, about 130 s (default 0)
-  -idle-timeout S        end a TCP or SCTP connection on which nothing has moved (default 0)
-  -half-closed-timeout S end a TCP connection of which one side has finished and nothing has moved (default 0)
-  -udp-max-flows N       at most this many UDP clients at once; the longest silent goes first, at least 1
-                         (default {DEFAULT_UDP_MAX_FLOWS})
+BUSY_POLL = Option(
+    "busy-poll", NUMBER, DEFAULT_BUSY_POLL_US, "USEC",
+    "look for more to do for this long before sleeping, while answers come that fast; 0: never",
+    highest=_MOST_BUSY_POLL_US, unit="microseconds",
+)  # fmt: skip
 
-Other:
-  -busy-poll USEC        look for more to do for this long before sleeping, while answers come that fast; 0: never
-                         (default {DEFAULT_BUSY_POLL_US})
-  -workers N             at most this many processes while a TCP port keeps one busy and the machine has a processor to
-                         spare, or messages wait for bulk; 1: never more than one, 0: as many as processors, 4 at most
-                         (default 0)
-  -loop NAME             event loop: uvloop, asyncio, or auto, which is uvloop where installed (default auto)
-  -v, -version           print the version
-  -h, -help              print this text
+LOOP = Option(
+    "loop", CHOICE, "auto", "NAME", "event loop: uvloop, asyncio, or auto, which is uvloop where installed",
+    choices=("auto", "uvloop", "asyncio"),
+)  # fmt: skip
 
-Subcommands:
-{_LISTED}
+OTHER_OPTIONS = (
+    BUSY_POLL,
+    Option("workers", NUMBER, 0, "N",
+           "at most this many processes while a TCP port keeps one busy and the machine has a processor to spare, or"
+           " messages wait for bulk; 1: never more than one, 0: as many as processors, 4 at most", highest=64),
+    LOOP,
+    Option("version", SWITCH, False, "", "print the version", short="v"),
+    Option("help", SWITCH, False, "", "print this text", short="h"),
+)  # fmt: skip
 
-UDP flows end 90 s after their last datagram in either direction. SIGUSR1 logs what has gone through so far.
-Messages go to stderr; where that is /dev/null, as under dockerd, to the system log as "pyproxy".
-"""
+OPTIONS = {option.name: option for option in (*PORT_OPTIONS, *LIMIT_OPTIONS, *OTHER_OPTIONS)}
+
+_NAMED = OPTIONS | {option.short: option for option in OTHER_OPTIONS if option.short}
 
 _BOOLEANS = dict.fromkeys(("1", "t", "T", "true", "TRUE", "True"), True) | dict.fromkeys(
     ("0", "f", "F", "false", "FALSE", "False"), False
 )
-
-_TEXT, _NUMBER, _SECONDS, _BOOLEAN = range(4)
 
 # Units of Go's time.ParseDuration, in seconds.
 _UNITS = {"ns": 1e-9, "us": 1e-6, "\u00b5s": 1e-6, "\u03bcs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
@@ -104,81 +151,45 @@ _UNITS = {"ns": 1e-9, "us": 1e-6, "\u00b5s": 1e-6, "\u03bcs": 1e-6, "ms": 1e-3, 
 # Longer than any host stays up; where a clock's arithmetic is exact still.
 _MOST_SECONDS = 1e9
 
-_Value = str | int | float | bool | None
 
-_FLAGS: dict[str, tuple[int, _Value]] = {
-    "proto": (_TEXT, "tcp"),
-    "host-ip": (_TEXT, "0.0.0.0"),
-    "host-port": (_NUMBER, None),
-    "container-ip": (_TEXT, "0.0.0.0"),
-    "container-port": (_NUMBER, None),
-    "use-listen-fd": (_BOOLEAN, False),
-    "connect-timeout": (_SECONDS, 0.0),
-    "idle-timeout": (_SECONDS, 0.0),
-    "half-closed-timeout": (_SECONDS, 0.0),
-    "udp-max-flows": (_NUMBER, DEFAULT_UDP_MAX_FLOWS),
-    "busy-poll": (_NUMBER, DEFAULT_BUSY_POLL_US),
-    "workers": (_NUMBER, 0),
-    "loop": (_TEXT, "auto"),
-    "v": (_BOOLEAN, False),
-    "version": (_BOOLEAN, False),
-    "h": (_BOOLEAN, False),
-    "help": (_BOOLEAN, False),
-}
+_NO_FLAG = ": every argument is a flag or its value, or first a subcommand"
 
 
-class Limits:
-    """Time limits of connections, in seconds; 0 is no limit (for `connect_s`: the kernel's own)."""
+class NoPortError(FlagError):
+    """The command line asks for no port, but for what `wanted` says: "help" or "version"."""
 
-    __slots__ = ("connect_s", "half_closed_s", "idle_s")
-
-    def __init__(self, connect_s: float = 0.0, idle_s: float = 0.0, half_closed_s: float = 0.0) -> None:
-        self.connect_s = connect_s
-        self.idle_s = idle_s
-        self.half_closed_s = half_closed_s
-
-
-class Settings:
-    """A checked command line. `wants` is "serve", "help" or "version"; `port` is set only for "serve"."""
-
-    __slots__ = ("busy_poll_s", "limits", "loop", "port", "udp_max_flows", "use_listen_fd", "wants", "workers")
-
-    def __init__(self, wants: str) -> None:
-        self.wants = wants
-        self.port: PublishedPort
-        self.use_listen_fd = False
-        self.limits = Limits()
-        self.udp_max_flows = DEFAULT_UDP_MAX_FLOWS
-        self.busy_poll_s = 0.0
-        self.workers = 0
-        self.loop = "auto"
+    def __init__(self, wanted: str) -> None:
+        super().__init__(f"-{wanted} asks for no port")
+        self.wanted = wanted
 
 
 def parse(arguments: list[str]) -> Settings:
-    """Read and check the arguments that follow the program's name. FlagError says in one line what is wrong."""
+    """Read and check the arguments that follow the program's name. FlagError says in one line what is wrong;
+    NoPortError, that nothing is, but that no port is to be served.
+    """
     values = _read(arguments)
-    if values["h"] or values["help"]:
-        return Settings("help")
-    if values["v"] or values["version"]:
-        return Settings("version")
-    settings = Settings("serve")
-    settings.use_listen_fd = bool(values["use-listen-fd"])
-    settings.port = PublishedPort(
-        _one_of(values, "proto", PROTOCOLS),
+    for wanted in ("help", "version"):
+        if values[wanted]:
+            raise NoPortError(wanted)
+    adopts = bool(values["use-listen-fd"])
+    port = PublishedPort(
+        _one_of(values, "proto"),
         parse_address(str(values["host-ip"]), "-host-ip"),
         # A socket that the parent bound has its port already: dockerd repeats it, a person need not.
-        _whole(values, "host-port", lowest=0, highest=65_535, missing=0 if settings.use_listen_fd else None),
+        _whole(values, "host-port", missing=0 if adopts else None),
         parse_address(str(values["container-ip"]), "-container-ip"),
-        _whole(values, "container-port", lowest=1, highest=65_535),
+        _whole(values, "container-port"),
     )
-    settings.limits = Limits(
-        _seconds(values, "connect-timeout"), _seconds(values, "idle-timeout"), _seconds(values, "half-closed-timeout")
+    limits = [_seconds(values, name) for name in ("connect-timeout", "idle-timeout", "half-closed-timeout")]
+    return Settings(
+        port,
+        use_listen_fd=adopts,
+        limits=Limits(*limits),
+        udp_max_flows=_whole(values, "udp-max-flows"),
+        busy_poll_s=_whole(values, "busy-poll") / 1e6,
+        workers=_whole(values, "workers"),
+        loop=_one_of(values, "loop"),
     )
-    settings.udp_max_flows = _whole(values, "udp-max-flows", lowest=1, highest=1_000_000)
-    settings.busy_poll_s = _whole(values, "busy-poll", lowest=0, highest=_MOST_BUSY_POLL_US) / 1e6
-    settings.workers = _whole(values, "workers", lowest=0, highest=64)
-    settings.loop = _one_of(values, "loop", LOOPS)
-    return settings
 
 
 def seconds(text: str) -> float:
@@ -197,13 +208,6 @@ def seconds(text: str) -> float:
     return total
 
 
-def busy_poll_us(text: str) -> int:
-    """Microseconds. ValueError says what would do."""
-    if not _is_decimal(text) or not int(text) <= _MOST_BUSY_POLL_US:
-        raise ValueError(f"give microseconds from 0, which is never, to {_MOST_BUSY_POLL_US}")
-    return int(text)
-
-
 def did_you_mean(text: str, known: list[str], dash: str = "") -> str:
     """`: did you mean drain?`, where one of `known` is close to what was typed, or nothing."""
     from difflib import get_close_matches  # 5 ms, once something is wrong
@@ -212,38 +216,38 @@ def did_you_mean(text: str, known: list[str], dash: str = "") -> str:
     return f": did you mean {dash}{near[0]}?" if near else ""
 
 
-def _read(arguments: list[str]) -> dict[str, _Value]:
-    values = {name: default for name, (_, default) in _FLAGS.items()}
+def _read(arguments: list[str]) -> dict[str, Value]:
+    values = {name: option.default for name, option in OPTIONS.items()}
     position = 0
     while position < len(arguments):
         argument = arguments[position]
         position += 1
-        name = argument[2:] if argument.startswith("--") else argument[1:]
-        if not argument.startswith("-") or not name:
-            raise FlagError(_unexpected(argument, first=position == 1))
-        if name[0] in "-=":
-            raise FlagError(f"bad flag syntax: {plain(argument)}")
-        name, equals, text = name.partition("=")
-        if name not in _FLAGS:
-            raise FlagError(f"flag provided but not defined: -{plain(name)}{did_you_mean(name, list(_FLAGS), '-')}")
-        kind = _FLAGS[name][0]
-        if kind == _BOOLEAN:
-            values[name] = _boolean(name, text) if equals else True
+        name, equals, text = _split(argument)
+        option = _NAMED[name]
+        if option.kind == SWITCH:
+            values[option.name] = _boolean(name, text) if equals else True
             continue
         if not equals:
             if position == len(arguments):
                 raise FlagError(f"flag needs an argument: -{name}")
             text = arguments[position]
             position += 1
-        values[name] = text if kind == _TEXT else _number(name, text) if kind == _NUMBER else _duration(name, text)
+        values[option.name] = _READERS[option.kind](option, text)
     return values
 
 
-def _unexpected(argument: str, *, first: bool) -> str:
-    # dockerd starts with a flag, so what comes first and is none was to be a subcommand.
-    near = did_you_mean(argument, list(SUBCOMMANDS)) if first else ""
-    near = near or did_you_mean(argument, list(_FLAGS), "-")
-    return f"unexpected argument {argument!r}{near or ': every argument is a flag or its value, or first a subcommand'}"
+def _split(argument: str) -> tuple[str, str, str]:
+    """The name of an option that there is, `=` or nothing, and what follows it. FlagError."""
+    name = argument[2:] if argument.startswith("--") else argument[1:]
+    if not argument.startswith("-") or not name:
+        near = did_you_mean(argument, list(_NAMED), "-")
+        raise FlagError(f"unexpected argument {argument!r}{near or _NO_FLAG}")
+    if name[0] in "-=":
+        raise FlagError(f"bad flag syntax: {plain(argument)}")
+    name, equals, text = name.partition("=")
+    if name not in _NAMED:
+        raise FlagError(f"flag provided but not defined: -{plain(name)}{did_you_mean(name, list(_NAMED), '-')}")
+    return name, equals, text
 
 
 def _boolean(name: str, text: str) -> bool:
@@ -252,15 +256,20 @@ def _boolean(name: str, text: str) -> bool:
     return _BOOLEANS[text]
 
 
-def _number(name: str, text: str) -> int:
+def _text(_option: Option, text: str) -> str:
+    return text
+
+
+def _number(option: Option, text: str) -> int:
     digits = text[1:] if text[:1] in ("-", "+") else text
-    if not _is_decimal(digits):
+    if not is_decimal(digits):
         wish = "whole" if digits.replace(".", "", 1).isdigit() else "decimal"
-        raise FlagError(f"invalid value {text!r} for flag -{name}: give a {wish} number")
+        raise FlagError(f"invalid value {text!r} for flag -{option.name}: give a {wish} number")
     return int(text)
 
 
-def _duration(name: str, text: str) -> float:
+def _duration(option: Option, text: str) -> float:
+    name, shortest = option.name, option.lowest
     negative = text[:1] == "-"
     try:
         value = seconds(text[1:] if text[:1] in ("-", "+") else text)
@@ -268,12 +277,21 @@ def _duration(name: str, text: str) -> float:
         raise FlagError(f"invalid value {text!r} for flag -{name}: {exc}") from exc
     if negative and value:
         raise FlagError(f"-{name} {text} is negative: give seconds, or 0 for no limit")
-    if 0 < value < _SHORTEST_LIMIT_S:
-        raise FlagError(f"-{name} {text} is too short: give {_SHORTEST_LIMIT_S} s or more, or 0 for no limit")
+    if 0 < value < shortest:
+        raise FlagError(f"-{name} {text} is too short: give {shortest} s or more, or 0 for no limit")
     return value
 
 
-def _is_decimal(digits: str) -> bool:
+_READERS: dict[int, Callable[[Option, str], Value]] = {
+    ADDRESS: _text,
+    CHOICE: _text,
+    NUMBER: _number,
+    SECONDS: _duration,
+}
+
+
+def is_decimal(digits: str) -> bool:
+    """Whether a number is written as Go would print it, and is no longer than any that an option takes."""
     # Go would read 010 as 8 and 0x50 as 80: for a port both are likelier a slip than a wish.
     return digits.isascii() and digits.isdigit() and (digits[0] != "0" or digits == "0") and len(digits) <= 9
 
@@ -283,26 +301,32 @@ def _leading(text: str, letters: str) -> str:
     return text[: len(text) - len(text.lstrip(letters))]
 
 
-def _whole(values: dict[str, _Value], name: str, *, lowest: int, highest: int, missing: int | None = None) -> int:
-    value = values[name]
+def _whole(values: dict[str, Value], name: str, *, missing: int | None = None) -> int:
+    value, option = values[name], OPTIONS[name]
+    wish = f"give a number from {option.lowest} to {option.highest}"
     if value is None:
         if missing is None:
-            raise FlagError(f"-{name} is missing: give a number from {lowest} to {highest}")
+            raise FlagError(f"-{name} is missing: {wish}")
         return missing
     assert isinstance(value, int)
-    if not lowest <= value <= highest:
-        raise FlagError(f"-{name} {value} is out of range: give a number from {lowest} to {highest}")
+    if not option.lowest <= value <= option.highest:
+        raise FlagError(f"-{name} {value} is out of range: {wish}")
     return value
 
 
-def _seconds(values: dict[str, _Value], name: str) -> float:
+def _seconds(values: dict[str, Value], name: str) -> float:
     value = values[name]
     assert isinstance(value, float)
     return value
 
 
-def _one_of(values: dict[str, _Value], name: str, known: tuple[str, ...]) -> str:
-    value = str(values[name])
-    if value not in known:
-        raise FlagError(f"-{name} {value!r} is not known: give {', '.join(known[:-1])} or {known[-1]}")
+def _one_of(values: dict[str, Value], name: str) -> str:
+    value, choices = str(values[name]), OPTIONS[name].choices
+    if value not in choices:
+        raise FlagError(f"-{name} {value!r} is not known: give {one_of(choices)}")
     return value
+
+
+def one_of(choices: tuple[str, ...]) -> str:
+    """`tcp, udp or sctp`."""
+    return f"{', '.join(choices[:-1])} or {choices[-1]}"

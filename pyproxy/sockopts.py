@@ -11,7 +11,7 @@ import errno
 import fcntl
 import sys
 
-from pyproxy.published import SCTP, TCP
+from pyproxy.config import SCTP, TCP
 
 # Go's default keepalive, on both sides, which docker-proxy's connections have (net.Dialer, net.ListenConfig).
 _KEEPALIVE_S = 15

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pyproxy.config import DEFAULT_UDP_MAX_FLOWS, Settings
 from pyproxy.errors import FlagError
-from pyproxy.flags import _FLAGS, DEFAULT_UDP_MAX_FLOWS, SUBCOMMANDS, USAGE, Settings, parse
+from pyproxy.flags import OPTIONS, SECONDS, NoPortError, parse
 
 DOCKERD = [
     "-proto",
@@ -52,14 +53,20 @@ def test_arguments_mean_what_they_mean_to_docker_proxy(arguments: list[str], mea
     assert described(parse(arguments)) == meaning
 
 
+def wanted(arguments: list[str]) -> str:
+    with pytest.raises(NoPortError) as caught:
+        parse(arguments)
+    return caught.value.wanted
+
+
 @pytest.mark.parametrize("flag", ["-h", "-help", "--help", "-help=true"])
 def test_help_is_asked_for_in_each_of_gos_ways(flag: str) -> None:
-    assert parse([flag]).wants == "help"
+    assert wanted([flag]) == "help"
 
 
 @pytest.mark.parametrize("flag", ["-v", "--v", "-version", "--version=1"])
 def test_version_is_asked_for_in_each_of_gos_ways(flag: str) -> None:
-    assert parse([flag]).wants == "version"
+    assert wanted([flag]) == "version"
 
 
 @pytest.mark.parametrize(
@@ -90,7 +97,6 @@ def test_version_is_asked_for_in_each_of_gos_ways(flag: str) -> None:
         (["-hostport", "80"], "flag provided but not defined: -hostport: did you mean -host-port?"),
         (["--host_port=80"], "flag provided but not defined: -host_port: did you mean -host-port?"),
         (["-Container-IP", "::1"], "flag provided but not defined: -Container-IP: did you mean -container-ip?"),
-        (["drian", "80"], "unexpected argument 'drian': did you mean drain?"),
         (["version"], "unexpected argument 'version': did you mean -version?"),
         (["-proto", "tcp", "host-port", "80"], "unexpected argument 'host-port': did you mean -host-port?"),
         (["-host-port", "80", "drian"], "unexpected argument 'drian': every argument is a flag or its value"),
@@ -142,7 +148,7 @@ def test_a_value_that_no_port_can_be_served_with_is_named_with_its_mend(argument
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("flag", ["-connect-timeout", "-idle-timeout", "-half-closed-timeout"])
+@pytest.mark.parametrize("flag", [f"-{name}" for name, option in OPTIONS.items() if option.kind == SECONDS])
 @pytest.mark.parametrize("short", ["0.00001", "0.099", "1us", "99ms"])
 def test_a_limit_that_would_take_a_processor_to_look_after_is_refused(flag: str, short: str) -> None:
     with pytest.raises(FlagError) as caught:
@@ -182,13 +188,6 @@ def test_what_does_not_print_is_spelled_out_in_a_complaint() -> None:
         assert str(caught.value).isprintable()
 
 
-def test_the_help_names_each_flag_and_each_subcommand() -> None:
-    for name in _FLAGS:
-        assert f"-{name}" in USAGE
-    for name in SUBCOMMANDS:
-        assert f"\n  {name} " in USAGE
-
-
 def test_limits_are_seconds_and_off_by_default() -> None:
     limits = parse([*SHORT, "-connect-timeout", "2.5", "-idle-timeout=600"]).limits
     assert (limits.connect_s, limits.idle_s, limits.half_closed_s) == (2.5, 600.0, 0.0)
@@ -198,7 +197,7 @@ def test_limits_are_seconds_and_off_by_default() -> None:
 @given(st.lists(st.text(max_size=12) | st.sampled_from([*DOCKERD, "-use-listen-fd", "-v", "--host-port=1"])))
 def test_any_command_line_is_either_understood_or_refused_in_one_line(arguments: list[str]) -> None:
     try:
-        understood = parse(arguments).wants
+        understood = str(parse(arguments))
     except FlagError as exc:
         understood = str(exc)
     assert understood.isprintable()

@@ -6,7 +6,11 @@ Parsing and writing it anew would lose its owner's layout, and could not be undo
 from __future__ import annotations
 
 import json
+from pathlib import PurePath
 from typing import NamedTuple
+
+# dockerd's default (dockerd(8), --config-file), from the root directory.
+PATH = PurePath("etc/docker/daemon.json")
 
 KEY = "userland-proxy-path"
 

@@ -1,13 +1,15 @@
-"""The subcommands: what each needs is imported only when it is the one, and what is missing is named."""
+"""The subcommands: each is a module, imported only when it is the one, and what it lacks is named."""
 
 from __future__ import annotations
 
 import os
 import sys
+from importlib import import_module
 
 from pyproxy.cli.unit import MISCONFIGURED
-from pyproxy.errors import plain
-from pyproxy.flags import SUBCOMMANDS, USAGE, did_you_mean
+from pyproxy.cli.verbs import VERBS
+from pyproxy.errors import FlagError
+from pyproxy.flags import did_you_mean, parse
 
 # With pyproxy itself uvloop comes; it is missed where -loop asks for it.
 _NEEDED = {"aiohttp", "prometheus_client", "rich", "uvloop"}
@@ -18,8 +20,11 @@ _INTERRUPTED = 130
 
 def main(name: str, arguments: list[str]) -> int:
     """Run `pyproxy NAME`, and return its exit status: 2 for what was typed wrong, 1 for what could not be done."""
+    if name not in VERBS:
+        print(f"pyproxy: {_unexpected(name)}\nSee pyproxy -help.", file=sys.stderr)
+        return 2
     try:
-        status = _run(name, arguments)
+        status: int = import_module(f"pyproxy.cli.{name}").main(arguments)
         sys.stdout.flush()
         return status
     except ModuleNotFoundError as exc:
@@ -37,30 +42,11 @@ def main(name: str, arguments: list[str]) -> int:
         return 0
 
 
-def _run(name: str, arguments: list[str]) -> int:
-    if name == "help":
-        return _help(arguments)
-    if name == "engine":
-        from pyproxy.cli import engine
-
-        return engine.main(arguments)
-    if name in ("install", "uninstall"):
-        from pyproxy.cli import install
-
-        return install.COMMANDS[name](arguments)
-    from pyproxy.cli import client
-
-    return client.main(name, arguments)
-
-
-def _help(arguments: list[str]) -> int:
-    name = (arguments or ["help"])[0]
-    if name in SUBCOMMANDS and name != "help":
-        return main(name, ["--help"])
-    if name != "help" and not name.startswith("-"):
-        known = ", ".join(SUBCOMMANDS)
-        mend = did_you_mean(name, list(SUBCOMMANDS)) or f": give one of {known}"
-        print(f"pyproxy help: no subcommand '{plain(name)}'{mend}", file=sys.stderr)
-        return 2
-    print(USAGE, end="")
-    return 0
+def _unexpected(name: str) -> str:
+    if near := did_you_mean(name, list(VERBS)):
+        return f"unexpected argument {name!r}{near}"
+    try:
+        parse([name])
+    except FlagError as exc:
+        return str(exc)
+    raise AssertionError("what has no dash is no flag")

@@ -12,11 +12,10 @@ import gc
 import os
 import signal
 import sys
-from pathlib import Path
 from typing import NoReturn
 
 from pyproxy import __version__
-from pyproxy.cli.options import Parser, add_engine_options
+from pyproxy.cli.parser import Parser
 from pyproxy.core.counters import counted
 from pyproxy.engine.api import Control
 from pyproxy.engine.engine import Engine, Options
@@ -28,14 +27,10 @@ from pyproxy.interpreter import successors
 from pyproxy.log import Log
 from pyproxy.relay.loop import new_loop, raise_descriptor_limit
 
-_ABOUT = """\
-Serve every published port of this host in one process. dockerd has to start pyproxy-stub, in docker-proxy's place
-(`pyproxy install` sets that up); ports whose containers are started from then on come here."""
-
 
 def main(arguments: list[str]) -> int:
     """Run `pyproxy engine`; return the exit status, if it does not become the engine."""
-    options = _parse(arguments)
+    options = Parser("engine").read(arguments)
     if options.check:
         new_loop(options.loop).close()
         print(f"pyproxy engine {__version__}: its flags are right, and what it needs is installed.")
@@ -43,24 +38,12 @@ def main(arguments: list[str]) -> int:
     log = Log("engine")
     raise_descriptor_limit()  # before a take-over, which brings a descriptor or two for each port
     try:
-        run_dir = RunDir(options.run_dir)
+        run_dir = RunDir(options.run_dir or default_path())
         takeover = _become_the_one(run_dir, replace=options.replace)
     except RunDirError as exc:
         log.error(str(exc))
         return 1
     _serve(options, run_dir, takeover, log)
-
-
-def _parse(arguments: list[str]) -> argparse.Namespace:
-    parser = Parser("engine", _ABOUT)
-    parser.add_argument("--run-dir", type=Path, default=default_path(), metavar="DIR",
-                        help="where stubs and `pyproxy ports` find it (default: %(default)s)")  # fmt: skip
-    parser.add_argument("--replace", action="store_true",
-                        help="take over from the engine that runs: no connection is refused, none is cut")  # fmt: skip
-    parser.add_argument("--check", action="store_true",
-                        help="see that the flags are right and that what it needs is installed, and end")  # fmt: skip
-    add_engine_options(parser)
-    return parser.read(arguments)
 
 
 def _become_the_one(run_dir: RunDir, *, replace: bool) -> Takeover | None:

@@ -1,36 +1,37 @@
-"""`pyproxy install` and `pyproxy uninstall`: the systemd unit, and dockerd's daemon.json.
+"""`pyproxy install`: the systemd unit, and dockerd's daemon.json.
 
-Both show what they will change, as a difference, before they change it; and before that they refuse what would not
-work. What fails half-way is taken back. Neither restarts dockerd, which may restart containers: that is the
-administrator's moment to choose.
+It and `pyproxy uninstall` show what they will change, as a difference, before they change it; and before that they
+refuse what would not work. What fails half-way is taken back. Neither restarts dockerd, which may restart containers:
+that is the administrator's moment to choose.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
-import difflib
 import json
 import os
 import shlex
 import subprocess
 import sys
-import tempfile
-from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import NoReturn
 
 from pyproxy.cli import daemonjson, unit
-from pyproxy.cli.options import Parser, add_engine_options_as_text, engine_arguments
-from pyproxy.errors import plain
-
-# dockerd's default (dockerd(8), --config-file), and where administrators' units belong (systemd.unit(5)).
-_DAEMON_JSON = Path("etc/docker/daemon.json")
-_UNIT = Path("etc/systemd/system") / unit.NAME
-
-# sd_booted(3): systemd runs this machine.
-_SYSTEMD_RUNS = Path("/run/systemd/system")
-
+from pyproxy.cli.changes import (
+    DISABLE,
+    DONE,
+    ENABLE,
+    RELOAD,
+    Change,
+    InstallError,
+    command_step,
+    make,
+    read,
+    refuse_without_rights,
+    reported,
+)
+from pyproxy.cli.parser import Parser, words_of
+from pyproxy.cli.verbs import ENGINE_OPTIONS, Verb
 
 # What systemd gives the engine for an environment (systemd.exec(5)), or nearly.
 _ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
@@ -41,165 +42,35 @@ _PATIENCE_S = 30.0
 _ELSEWHERE = "install pyproxy elsewhere, as in: python3 -m venv /opt/pyproxy"
 
 
-class InstallError(Exception):
-    """It was not done. The text says why, what to do, and, if anything is different from before, what."""
-
-
-class Change(NamedTuple):
-    """A file's text before and after; None: no such file."""
-
-    path: Path
-    before: str | None
-    after: str | None
-
-
-class Step(NamedTuple):
-    """One thing to do; `undo` takes back what was done of it, also if that was only a part. Both: InstallError.
-
-    `words`: for a person who has to do it by hand.
-    """
-
-    do: Callable[[], None]
-    undo: Callable[[], None]
-    words: str = ""
-
-
-def install(arguments: list[str]) -> int:
-    """`pyproxy install`"""
-    parser = _parser("install", "Have systemd run the engine, and dockerd start its stub for each published port.")
-    parser.add_argument("--defaults", action="store_true",
-                        help="forget the flags of the engine that earlier installations were given")  # fmt: skip
-    add_engine_options_as_text(parser)
-    options = parser.read(arguments)
-    return _reported("install", lambda: _install(options))
-
-
-def uninstall(arguments: list[str]) -> int:
-    """`pyproxy uninstall`"""
-    parser = _parser("uninstall", "Undo `pyproxy install`, exactly. Ports that stubs hold are served on, by a process"
-                     " each. A userland-proxy-path that was set since stays.")  # fmt: skip
-    options = parser.read(arguments)
-    return _reported("uninstall", lambda: _uninstall(options))
-
-
-def carry_out(steps: Sequence[Step]) -> None:
-    """Do all of them, or take back what was done. InstallError: why, and what could not be taken back."""
-    begun: list[Step] = []
-    try:
-        for step in steps:
-            begun.append(step)
-            step.do()
-    except (InstallError, KeyboardInterrupt) as exc:
-        why = str(exc) or "interrupted"
-        if left := _taken_back(begun):
-            raise InstallError(f"{why}; and this could not be taken back: {'; '.join(left)}") from exc
-        raise InstallError(f"{why}; nothing is changed") from exc
-
-
-def file_step(change: Change) -> Step:
-    """Write, and put back. What somebody else has written meanwhile is left alone, both times."""
-    made = [folder for folder in change.path.parents if not folder.exists()]
-
-    def do() -> None:
-        if _read(change.path) != change.before:
-            raise InstallError(f"{change.path} has just been changed by somebody else: run this again")
-        _write(change.path, change.after)
-
-    def undo() -> None:
-        if _read(change.path) == change.after != change.before:
-            _write(change.path, change.before)
-        for folder in made:
-            with contextlib.suppress(OSError):  # not made, or not empty
-                folder.rmdir()
-
-    return Step(do, undo)
-
-
-def command_step(*do: Sequence[str], undo: Sequence[Sequence[str]] = ()) -> Step:
-    """Run these commands."""
-
-    def run(commands: Sequence[Sequence[str]]) -> None:
-        for command in commands:
-            _command(command)
-
-    return Step(lambda: run(do), lambda: run(undo), "; ".join(shlex.join(command) for command in do))
-
-
-def _parser(name: str, about: str) -> Parser:
-    parser = Parser(name, about)
-    parser.add_argument("--dry-run", action="store_true", help="show the changes, and make none")
-    parser.add_argument("--yes", action="store_true", help="do not ask")
-    parser.add_argument("--root", type=Path, default=Path("/"), metavar="DIR",
-                        help="another system's root directory; systemctl is then yours to call")  # fmt: skip
-    return parser
-
-
-def _reported(name: str, run: Callable[[], None]) -> int:
-    try:
-        run()
-    except InstallError as exc:
-        print(f"pyproxy {name}: {exc}", file=sys.stderr)
-        return 1
-    return 0
+def main(arguments: list[str]) -> int:
+    """Run `pyproxy install`; return its exit status."""
+    options = Parser("install").read(arguments)
+    return reported("install", lambda: _install(options))
 
 
 def _install(options: argparse.Namespace) -> None:
-    _refuse_without_rights(options)
+    refuse_without_rights(options)
     changes = _installed(options)
     renewed = changes[0].before is not None
-    reload, enable = ("systemctl", "daemon-reload"), ("systemctl", "enable", "--now", unit.NAME)
-    disable = ("systemctl", "disable", "--now", unit.NAME)
-    made = _make(
+    made = make(
         options,
         changes,
-        before=[command_step(undo=[reload])],
-        after=[command_step(reload), command_step(enable, undo=[] if renewed else [disable])],
+        before=[command_step(undo=[RELOAD])],
+        after=[command_step(RELOAD), command_step(ENABLE, undo=[] if renewed else [DISABLE])],
     )
     if changes[1] in made:
-        print("Done. dockerd reads it when it starts: systemctl restart docker (which may restart containers).")
+        print(DONE)
     elif made:
         print("Done. dockerd has it already.")
     if renewed and changes[0] in made:
         print("An engine that runs keeps its flags until: systemctl restart pyproxy (which resets its connections).")
 
 
-def _uninstall(options: argparse.Namespace) -> None:
-    _refuse_without_rights(options)
-    changes = _uninstalled(options.root)
-    reload, enable = ("systemctl", "daemon-reload"), ("systemctl", "enable", "--now", unit.NAME)
-    disable = ("systemctl", "disable", "--now", unit.NAME)
-    if _make(options, changes, before=[command_step(disable, undo=[reload, enable])], after=[command_step(reload)]):
-        print("Done. dockerd reads it when it starts: systemctl restart docker (which may restart containers).")
-
-
-def _make(options: argparse.Namespace, changes: list[Change], *, before: list[Step], after: list[Step]) -> list[Change]:
-    """Show the changes, ask, and make them; return those that were made."""
-    changes = [change for change in changes if change.before != change.after]
-    if not changes:
-        print("Nothing to change.")
-        return []
-    if not options.dry_run:
-        _refuse_without_answer(options)
-    for change in changes:
-        sys.stdout.writelines(_difference(change))
-    sys.stdout.flush()  # before what systemctl says
-    if options.dry_run:
-        return []
-    _confirm(options)
-    if options.root != Path("/") or not _SYSTEMD_RUNS.is_dir():
-        carry_out([file_step(change) for change in changes])
-        words = [step.words for step in (*before, *after) if step.words]
-        print(f"systemd does not run here; where it does: {'; '.join(words)}")
-    else:
-        carry_out([*before, *(file_step(change) for change in changes), *after])
-    return changes
-
-
 def _installed(options: argparse.Namespace) -> list[Change]:
     programs = Path(sys.executable).parent
     program, stub = programs / "pyproxy", programs / "pyproxy-stub"
-    unit_path, daemon_path = options.root / _UNIT, options.root / _DAEMON_JSON
-    unit_now, daemon_now = _read(unit_path), _read(daemon_path)
+    unit_path, daemon_path = options.root / unit.PATH, options.root / daemonjson.PATH
+    unit_now, daemon_now = read(unit_path), read(daemon_path)
     notes = unit.notes_of(unit_now) if unit_now is not None else None
     if unit_now is not None and notes is None:
         raise InstallError(f"{unit_path} is not pyproxy's: move it out of the way")
@@ -213,9 +84,8 @@ def _installed(options: argparse.Namespace) -> list[Change]:
                 " first"
             )
         value = daemonjson.value_of(daemon_now or "")
-        if notes is None or value != notes.get(
-            "set"
-        ):  # else this is an upgrade: what was there before all of it counts
+        # Else this is an upgrade: what was there before all of it counts.
+        if notes is None or value != notes.get("set"):
             blank = daemon_now is None or not daemon_now.strip()
             notes = {"blank": blank, "text": daemon_now if blank else None, "value": value}
         daemon_next = daemonjson.with_value(daemon_now or "", ours)
@@ -230,10 +100,9 @@ def _installed(options: argparse.Namespace) -> list[Change]:
 def _engine_arguments(options: argparse.Namespace, unit_path: Path, unit_now: str | None) -> list[str]:
     """What is given now, and what the present unit has besides."""
     if unit_now is None or options.defaults:
-        return engine_arguments(options)
+        return words_of(ENGINE_OPTIONS, options)
     try:
-        words = unit.arguments_of(unit_now)
-        return engine_arguments(options, _Kept("install", "").read(words))
+        return words_of(ENGINE_OPTIONS, options, _Kept().read(unit.arguments_of(unit_now)))
     except ValueError as exc:
         raise InstallError(
             f"{unit_path}: ExecStart= has what this cannot keep: {exc}: take it out, or give --defaults to forget all"
@@ -243,9 +112,8 @@ def _engine_arguments(options: argparse.Namespace, unit_path: Path, unit_now: st
 class _Kept(Parser):
     """Reads the engine's arguments in a unit. ValueError."""
 
-    def __init__(self, name: str, about: str) -> None:
-        super().__init__(name, about)
-        add_engine_options_as_text(self)
+    def __init__(self) -> None:
+        super().__init__("install", Verb("", "", kept=ENGINE_OPTIONS))
 
     def error(self, message: str) -> NoReturn:
         raise ValueError(message)
@@ -284,123 +152,3 @@ def _refuse_what_the_unit_cannot_see(path: Path) -> None:
                     f"{part} is closed to the engine's unit (owner {found.st_uid}, mode {found.st_mode & 0o7777:o}),"
                     f" whose root has no right to other users' files: {_ELSEWHERE}"
                 )
-
-
-def _refuse_without_rights(options: argparse.Namespace) -> None:
-    for path in (options.root / _UNIT, options.root / _DAEMON_JSON):
-        there = next(folder for folder in path.absolute().parents if folder.exists())
-        if not options.dry_run and not os.access(there, os.W_OK):
-            raise InstallError(f"{path} is not yours to change: run this as root, or with --dry-run")
-
-
-def _refuse_without_answer(options: argparse.Namespace) -> None:
-    if not options.yes and not sys.stdin.isatty():
-        raise InstallError("nobody to ask: give --yes, or --dry-run to see the changes only")
-
-
-def _uninstalled(root: Path) -> list[Change]:
-    unit_path, daemon_path = root / _UNIT, root / _DAEMON_JSON
-    unit_now, daemon_now = _read(unit_path), _read(daemon_path)
-    if unit_now is None:
-        return []
-    notes = unit.notes_of(unit_now)
-    if notes is None:
-        raise InstallError(f"{unit_path} is not pyproxy's: remove it by hand, if you mean to")
-    changes = [Change(unit_path, unit_now, None)]
-    if daemon_now is None:
-        return changes
-    try:
-        value = daemonjson.value_of(daemon_now)
-        if value != notes.get("set"):
-            if value is not None:
-                print(f'{daemon_path}: "{daemonjson.KEY}" is {plain(value)} now, which is not ours: it stays.')
-            return changes
-        if notes["value"] is not None:
-            daemon_next: str | None = daemonjson.with_value(daemon_now, notes["value"])
-        else:
-            daemon_next = daemonjson.without(daemon_now)
-            if notes["blank"] and daemonjson.is_empty(daemon_next):
-                daemon_next = notes["text"]
-    except daemonjson.DaemonJsonError as exc:
-        raise InstallError(f'{daemon_path}: {exc}: mend it first, or take "{daemonjson.KEY}" out by hand') from exc
-    return [*changes, Change(daemon_path, daemon_now, daemon_next)]
-
-
-def _read(path: Path) -> str | None:
-    try:
-        # Bytes, and no translation of line ends: they are to come back as they were.
-        return path.read_bytes().decode()
-    except FileNotFoundError:
-        return None
-    except (OSError, UnicodeDecodeError) as exc:
-        raise InstallError(f"{path} cannot be read: {exc}: run this as root, or mend the file") from exc
-
-
-def _difference(change: Change) -> list[str]:
-    def lines(text: str | None) -> list[str]:
-        return [line if line.endswith("\n") else f"{line}\n" for line in (text or "").splitlines(keepends=True)]
-
-    old, new = (str(change.path) if text is not None else os.devnull for text in (change.before, change.after))
-    return list(difflib.unified_diff(lines(change.before), lines(change.after), old, new))
-
-
-def _confirm(options: argparse.Namespace) -> None:
-    if options.yes:
-        return
-    try:
-        answer = input("Make these changes? [y/N] ")
-    except (EOFError, KeyboardInterrupt) as exc:
-        print()  # the cursor is behind the question
-        raise InstallError("nothing is changed") from exc
-    if answer.strip().lower() not in ("y", "yes"):
-        raise InstallError("nothing is changed")
-
-
-def _taken_back(begun: list[Step]) -> list[str]:
-    """Undo them, the last one first; return what went wrong."""
-    left = []
-    for step in reversed(begun):
-        try:
-            step.undo()
-        except InstallError as exc:
-            left.append(str(exc))
-    return left
-
-
-def _write(path: Path, text: str | None) -> None:
-    """All at once, by a rename: whoever reads the file sees it before or after. None: no such file."""
-    try:
-        if text is None:
-            path.unlink()
-            return
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path = path.resolve()  # a link stays one
-        with tempfile.NamedTemporaryFile("wb", dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-            try:
-                file.write(text.encode())
-                mode, owner, group = 0o644, os.geteuid(), os.getegid()
-                with contextlib.suppress(FileNotFoundError):
-                    found = path.stat()
-                    mode, owner, group = found.st_mode & 0o7777, found.st_uid, found.st_gid
-                os.fchmod(file.fileno(), mode)
-                os.fchown(file.fileno(), owner, group)
-                os.fsync(file.fileno())
-                os.replace(file.name, path)
-            except BaseException:
-                os.unlink(file.name)
-                raise
-    except OSError as exc:
-        raise InstallError(f"{path} cannot be written: {exc}") from exc
-
-
-def _command(command: Sequence[str]) -> None:
-    try:
-        done = subprocess.run(command, check=False)
-    except OSError as exc:
-        raise InstallError(f"{shlex.join(command)}: {exc}") from exc
-    if done.returncode:
-        hint = f" (see journalctl -u {unit.NAME})" if command[0] == "systemctl" else ""
-        raise InstallError(f"{shlex.join(command)} failed with status {done.returncode}{hint}")
-
-
-COMMANDS: dict[str, Callable[[list[str]], int]] = {"install": install, "uninstall": uninstall}

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 from rich.cells import cell_len
 
+from pyproxy.endpoint import join_host_port
 from pyproxy.errors import plain
-from pyproxy.published import join_host_port
 
 # Shorter than this a name is no name: then the line is longer than the terminal.
 _LEAST_NAME = 12
@@ -85,8 +85,8 @@ TOP = (
     Column("dropped", 4, _SO_FAR),
 )
 
-# What `pyproxy top` sorts by: the key to press for it is its first letter.
-ORDERS: dict[str, Callable[[Moving], float]] = {
+# By the names in `verbs.ORDERS`; the highest first, and by name where they are equal.
+_RANKS: dict[str, Callable[[Moving], float]] = {
     "traffic": lambda row: row.rates.up_per_s + row.rates.down_per_s,
     "live": lambda row: row.live,
     "up": lambda row: row.rates.up_per_s,
@@ -130,7 +130,7 @@ def ports_table(ports: Sequence[dict[str, Any]], width: int | None) -> list[str]
 
 def top_table(rows: Sequence[Moving], order: str, width: int | None, height: int | None = None) -> list[str]:
     """Lines of `pyproxy top`: sorted, cut to what fits `height` lines, and with a total of all rows."""
-    key = ORDERS[order]
+    key = _RANKS[order]
     rows = sorted(rows, key=lambda row: (-key(row), row.name))
     heads = 3  # groups, titles, total
     shown = rows

@@ -22,6 +22,9 @@ from typing import Any
 
 NAME = "pyproxy.service"
 
+# Where administrators' units belong (systemd.unit(5)), from the root directory.
+PATH = PurePath("etc/systemd/system") / NAME
+
 # EX_CONFIG of sysexits.h: the engine cannot start as it is installed, and trying again will not mend it.
 MISCONFIGURED = 78
 

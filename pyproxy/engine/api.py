@@ -19,6 +19,7 @@ from typing import Any
 from aiohttp import web
 
 from pyproxy import __version__
+from pyproxy.config import UDP
 from pyproxy.engine.engine import Engine
 from pyproxy.engine.metrics import CONTENT_TYPE, exposition
 from pyproxy.engine.openapi import description
@@ -27,7 +28,6 @@ from pyproxy.engine.publisher import RefusedError
 from pyproxy.engine.slices import sliced
 from pyproxy.errors import StartError
 from pyproxy.flags import parse
-from pyproxy.published import UDP
 
 # A request for publishing one port is some hundred bytes.
 _REQUEST_BYTES = 1 << 14
@@ -147,8 +147,6 @@ class Control:
         arguments = [f"-{name.replace('_', '-')}={_text(value)}" for name, value in wanted.items()]
         try:
             settings = parse(arguments)
-            if settings.wants != "serve":
-                raise StartError("that asks for no port: give host_port, container_ip and container_port")
         except StartError as exc:
             raise _answer(web.HTTPBadRequest, str(exc)) from exc
         try:

@@ -9,9 +9,9 @@ from __future__ import annotations
 from typing import Any
 
 from pyproxy import __version__
+from pyproxy.config import DEFAULT_UDP_MAX_FLOWS
 from pyproxy.core.counters import Counters
 from pyproxy.engine.metrics import MEANINGS
-from pyproxy.flags import DEFAULT_UDP_MAX_FLOWS
 
 Schema = dict[str, Any]
 

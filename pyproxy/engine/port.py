@@ -6,10 +6,10 @@ import time
 from collections.abc import Callable
 from typing import Any, Final, Protocol
 
+from pyproxy.config import PublishedPort, Settings
 from pyproxy.core.counters import Counters
-from pyproxy.flags import Settings
+from pyproxy.endpoint import join_host_port
 from pyproxy.log import Log
-from pyproxy.published import PublishedPort, join_host_port
 from pyproxy.relay.connection import Connection
 from pyproxy.relay.server import Server
 

@@ -13,11 +13,11 @@ from collections.abc import Callable
 from typing import Any
 
 from pyproxy.bind import host_socket
+from pyproxy.config import Settings
 from pyproxy.engine.port import Drained, Holder, Port, name_of
 from pyproxy.engine.ports import Ports
 from pyproxy.engine.slices import Slice
 from pyproxy.errors import StartError, in_words
-from pyproxy.flags import Settings
 from pyproxy.log import Log
 from pyproxy.relay.poller import Poller
 from pyproxy.relay.server import make_server
@@ -69,12 +69,12 @@ class Publisher:
         port's from here on. StartError, and what `passed` raises: then it is the caller's still.
         """
         try:
-            sock = _host_socket(settings, passed)
+            sock, settings = _host_socket(settings, passed)
         except StartError:
             # Ports whose holders have been killed, of which we have yet to hear, may be in the way.
             if not self._reap(settings):
                 raise
-            sock = _host_socket(settings, passed)
+            sock, settings = _host_socket(settings, passed)
         if self.ports.named(name_of(settings.port)) is not None:
             self._reap(settings)
         port = self._serve_on(settings, arguments, sock, holder)
@@ -88,9 +88,10 @@ class Publisher:
         `host` is its address: port 0 in `settings` does not say which it has become. No `fd`: the port is drained.
         StartError: then the socket has been closed, and the holder is the caller's again.
         """
-        settings.port.host_ip, settings.port.host_port = host
+        settings = settings.on(settings.port.at(*host))
         if fd is not None:
-            return self._serve_on(settings, arguments, _adopted(settings, fd), holder)
+            sock, settings = _adopted(settings, fd)
+            return self._serve_on(settings, arguments, sock, holder)
         port = self._add(Port(settings, arguments, Drained(), Log(settings.port.host), holder))
         port.draining = True
         return port
@@ -230,19 +231,23 @@ class Publisher:
             port.holder = None
 
 
-def _host_socket(settings: Settings, passed: Callable[[], int] | None) -> Any:
-    """The socket that was passed, or one that is bound here. StartError."""
+def _host_socket(settings: Settings, passed: Callable[[], int] | None) -> tuple[Any, Settings]:
+    """The socket that was passed, or one that is bound here, and the settings with its address. StartError."""
     if passed is not None:
         return _adopted(settings, passed())
     try:
-        return host_socket(settings.port, adopt=False)
+        sock, port = host_socket(settings.port, adopt=False)
     except OSError as exc:
         raise StartError(f"{settings.port.host} cannot be bound: {in_words(exc.errno)}") from exc
+    return sock, settings.on(port)
 
 
-def _adopted(settings: Settings, fd: int) -> Any:
-    """The socket with this descriptor, which is closed if it cannot be served. StartError."""
+def _adopted(settings: Settings, fd: int) -> tuple[Any, Settings]:
+    """The socket with this descriptor, which is closed if it cannot be served, and the settings with its address.
+    StartError.
+    """
     try:
-        return host_socket(settings.port, adopt=True, listen_fd=fd)
+        sock, port = host_socket(settings.port, adopt=True, listen_fd=fd)
     except OSError as exc:
         raise StartError(f"{settings.port.host} cannot be adopted: {in_words(exc.errno)}") from exc
+    return sock, settings.on(port)

@@ -17,13 +17,13 @@ import time
 from collections.abc import Callable, Hashable, Sequence
 from typing import Final
 
+from pyproxy.config import UDP
 from pyproxy.core.cmsg import PACKET_INFO4_SPACE, PACKET_INFO6_SPACE, Ancillary, local_address, reply_from
 from pyproxy.core.counters import Counters
 from pyproxy.core.flows import IDLE_S, FlowTable
 from pyproxy.core.gso import MAX_BYTES, cmsg, coalesce
 from pyproxy.errors import OUT_OF_RESOURCES, in_words
 from pyproxy.log import Log
-from pyproxy.published import UDP
 from pyproxy.relay.batch import Batch
 from pyproxy.relay.connection import Connection
 from pyproxy.relay.poller import Poller

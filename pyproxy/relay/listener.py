@@ -19,9 +19,9 @@ from collections.abc import Callable, Collection
 from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 from pyproxy.bind import socket_kind
+from pyproxy.config import Limits
 from pyproxy.core.counters import Counters, counted
 from pyproxy.errors import OUT_OF_RESOURCES, in_words
-from pyproxy.flags import Limits
 from pyproxy.log import Log
 from pyproxy.relay import connection as conn
 from pyproxy.relay.connection import Connection

@@ -8,10 +8,9 @@ from collections.abc import Callable
 from typing import Protocol
 
 from pyproxy.bind import backend_address
+from pyproxy.config import SCTP, TCP, UDP, Settings
 from pyproxy.core.counters import Counters
-from pyproxy.flags import Settings
 from pyproxy.log import Log
-from pyproxy.published import SCTP, TCP, UDP
 from pyproxy.relay.connection import Connection
 from pyproxy.relay.datagrams import DatagramServer
 from pyproxy.relay.listener import Listener, Transport

@@ -11,10 +11,9 @@ import _socket
 import asyncio
 from typing import NoReturn
 
+from pyproxy.config import TCP, Settings
 from pyproxy.core.load import Policy
-from pyproxy.flags import Settings
 from pyproxy.log import Log
-from pyproxy.published import TCP
 from pyproxy.relay.listener import Listener
 from pyproxy.relay.loop import new_loop, raise_descriptor_limit, report_defect
 from pyproxy.relay.poller import Poller

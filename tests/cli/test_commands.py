@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from pyproxy.flags import SUBCOMMANDS, USAGE
+from pyproxy.cli.help import usage
+from pyproxy.cli.verbs import VERBS
 from tests.support.engine import (
     LOCAL,
     Engine,
@@ -119,7 +120,7 @@ def test_what_was_typed_wrong_is_said_in_a_line_with_its_mend(arguments: list[st
     assert rest in ([f"See pyproxy {arguments[0]} -help."], [])
 
 
-@pytest.mark.parametrize("name", [name for name in SUBCOMMANDS if name != "help"])
+@pytest.mark.parametrize("name", [name for name in VERBS if name != "help"])
 def test_each_subcommand_has_its_help_in_each_way(name: str) -> None:
     texts = {pyproxy(*arguments).stdout for arguments in (["help", name], [name, "-help"], [name, "--help"])}
     assert len(texts) == 1
@@ -129,7 +130,7 @@ def test_each_subcommand_has_its_help_in_each_way(name: str) -> None:
 @pytest.mark.parametrize("arguments", [["help"], ["help", "help"], ["--help"], ["-h"]])
 def test_the_help_lists_the_subcommands(arguments: list[str]) -> None:
     done = pyproxy(*arguments)
-    assert (done.returncode, done.stdout) == (0, USAGE)
+    assert (done.returncode, done.stdout) == (0, usage())
 
 
 @pytest.mark.parametrize(

@@ -1,17 +1,9 @@
-"""What a person sees of the ports: tables that fit, text that is only text, a terminal that is left as it was."""
+"""Tables that fit, and text that is only text."""
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
-import os
-import pty
-import signal
-import struct
 import subprocess
 import sys
-import termios
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -19,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
-from pyproxy.cli.client import ask
 from pyproxy.cli.tables import (
     Moving,
     Rates,
@@ -33,8 +24,6 @@ from pyproxy.cli.tables import (
     total_of,
 )
 from pyproxy.core.counters import Counters
-from tests.support.engine import Engine, publish
-from tests.support.proxy import PATIENCE_S, PROGRAM, pyproxy
 
 LONG = "tcp/[2001:db8:85a3:1234:5678:8a2e:370:7334]:65535"
 NOTHING = dict.fromkeys(Counters.__slots__, 0)
@@ -70,29 +59,11 @@ def test_what_does_not_print_is_spelled_out_and_adds_no_line() -> None:
         assert sum(r"tcp/\x1b[2J\n\r\u202ex" in line for line in lines) == 1
 
 
-def test_a_log_line_does_not_speak_to_the_terminal() -> None:
-    program = r"from pyproxy.log import Log; Log('tcp x').info('a\x1b[2Jb\rc \u202e \udcff \u00e9')"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, encoding="utf-8")
-    assert done.stderr == "pyproxy: tcp x: a\\x1b[2Jb\\rc \\u202e \\udcff \u00e9\n"
-
-
-def test_ports_and_top_show_ipv6_addresses_whole(engine: Engine) -> None:
-    name = publish(engine, host_ip="::1", container_ip="::1")["name"]
-    assert name.startswith("tcp/[::1]:")
-    assert pyproxy("ports").stdout.splitlines()[1].split()[:2] == [name, "[::1]:9"]
-    assert name in pyproxy("top", "-count=1").stdout
-
-
-def test_ports_without_ports_says_so(engine: Engine) -> None:
-    done = pyproxy("ports")
-    assert done.returncode == 0
-    assert done.stdout.startswith("The engine serves no ports yet")
-    assert pyproxy("ports", "--json").stdout == "[]\n"
-
-
 names = st.sampled_from(
     [LONG, "tcp/0.0.0.0:80", "udp/[::1]:53", "tcp/127.0.0.1:8080", "tcp/\u6f22\u5b57" + "\u6f22" * 30]
 )
+
+
 counts = st.integers(0, 10**15)
 
 
@@ -204,144 +175,7 @@ def test_bytes_are_in_powers_of_a_thousand(count: float, text: str) -> None:
     assert in_bytes(count) == text
 
 
-class Terminal:
-    """A program on a terminal of its own, `width` columns by `height` lines."""
-
-    def __init__(self, *command: str, width: int, height: int = 12) -> None:
-        self.fd, theirs = pty.openpty()
-        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", height, width, 0, 0))
-        self.modes = termios.tcgetattr(theirs)
-        # Ctrl-C is a signal only on a terminal that is the session's.
-        self.process = subprocess.Popen(
-            ["setsid", "--ctty", *command],
-            stdin=theirs,
-            stdout=theirs,
-            stderr=theirs,
-            env=os.environ | {"TERM": "xterm"},
-        )
-        self._theirs = theirs
-        self.shown = ""
-
-    def resize(self, width: int, height: int) -> None:
-        fcntl.ioctl(self.fd, termios.TIOCSWINSZ, struct.pack("HHHH", height, width, 0, 0))
-
-    def await_text(self, text: str) -> None:
-        """Read on until it has been shown since the last time."""
-        new = ""
-        while text not in new:
-            new += os.read(self.fd, 1 << 16).decode()
-        self.shown += new
-
-    def press(self, keys: str) -> None:
-        os.write(self.fd, keys.encode())
-
-    def status(self) -> int:
-        return self.process.wait(PATIENCE_S)
-
-    def modes_now(self) -> list[Any]:
-        return termios.tcgetattr(self._theirs)
-
-    def close(self) -> None:
-        if self.process.poll() is None:
-            self.process.kill()
-            self.process.wait()
-        os.close(self._theirs)
-        os.close(self.fd)
-
-
-@contextlib.contextmanager
-def top(width: int, *arguments: str) -> Iterator[Terminal]:
-    terminal = Terminal(PROGRAM, "top", "--interval", "0.05", *arguments, width=width)
-    try:
-        yield terminal
-    finally:
-        terminal.close()
-
-
-LEFT = "\x1b[?1049l"  # the screen of before (xterm's ctlseqs)
-CURSOR = "\x1b[?25h"
-
-
-@pytest.mark.parametrize(
-    ("ending", "status"), [("q", 0), ("\x03", 0), ("\x04", 0), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
-)
-def test_the_terminal_is_as_it_was_whatever_ends_top(engine: Engine, ending: str | signal.Signals, status: int) -> None:
-    name = publish(engine)["name"]
-    with top(80) as terminal:
-        terminal.await_text(name)
-        assert terminal.modes_now() != terminal.modes
-        if isinstance(ending, signal.Signals):
-            terminal.process.send_signal(ending)
-        else:
-            terminal.press(ending)
-        terminal.await_text(LEFT)
-        assert terminal.status() == status
-        assert CURSOR in terminal.shown
-        assert terminal.modes_now() == terminal.modes
-
-
-def test_a_key_sorts_and_the_window_may_change(engine: Engine) -> None:
-    publish(engine)
-    with top(60, "--interval", "3600") as terminal:
-        terminal.await_text("[t]raffic*")
-        assert "dropped" not in terminal.shown
-        terminal.press("n")
-        terminal.await_text("[n]ame*")
-        terminal.resize(120, 12)
-        terminal.await_text("dropped")
-        terminal.press("q")
-        assert terminal.status() == 0
-
-
-def test_the_terminal_is_the_shells_while_top_is_stopped(engine: Engine) -> None:
-    publish(engine)
-    # With job control, as a person's shell has it: else there would be nobody to go back to.
-    shell = f"{PROGRAM} top; echo back in the shell; read -r _; fg; exit"
-    terminal = Terminal("sh", "-m", "-c", shell, width=80)
-    try:
-        terminal.await_text("total")
-        terminal.press("\x1a")
-        terminal.await_text("back in the shell")
-        assert LEFT in terminal.shown
-        assert terminal.modes_now() == terminal.modes
-        terminal.press("\n")
-        terminal.await_text("[q]uit")
-        terminal.press("q")
-        assert terminal.status() == 0
-    finally:
-        terminal.close()
-
-
-def test_top_goes_on_when_the_engine_does_not_answer_for_a_while(engine: Engine) -> None:
-    publish(engine)
-    with top(100) as terminal:
-        terminal.await_text("total")
-        engine.kill()
-        terminal.await_text("has ended")
-        terminal.press("q")
-        assert terminal.status() == 0
-        assert terminal.modes_now() == terminal.modes
-
-
-def test_ports_on_a_terminal_fits_it(engine: Engine) -> None:
-    for _ in range(3):
-        publish(engine, host_ip="::1")
-    terminal = Terminal(PROGRAM, "ports", width=60)
-    try:
-        terminal.await_text("tcp/[::1]:")
-        assert terminal.status() == 0
-        assert "process" not in terminal.shown
-    finally:
-        terminal.close()
-    assert "process" in pyproxy("ports").stdout
-    assert len(ask(engine.run_dir, "GET", "/ports")["ports"]) == 3
-
-
-def test_a_reader_that_has_seen_enough_is_no_error(engine: Engine) -> None:
-    for _ in range(300):  # whose JSON is more than a pipe takes
-        publish(engine)
-    for verb in ("ports --json", "top --interval 0.05"):
-        script = f"{PROGRAM} {verb} | head -n 1"
-        done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, timeout=PATIENCE_S, check=False)
-        assert done.stdout.count("\n") == 1
-        assert done.stderr == ""
+def test_a_log_line_does_not_speak_to_the_terminal() -> None:
+    program = r"from pyproxy.log import Log; Log('tcp x').info('a\x1b[2Jb\rc \u202e \udcff \u00e9')"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, encoding="utf-8")
+    assert done.stderr == "pyproxy: tcp x: a\\x1b[2Jb\\rc \\u202e \\udcff \u00e9\n"

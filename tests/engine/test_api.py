@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from pyproxy.cli.client import ClientError, ask
+from pyproxy.cli.ask import ClientError, ask
 from tests.support.engine import (
     LOCAL,
     Engine,

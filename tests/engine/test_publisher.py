@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from pyproxy.cli.client import ClientError, ask
+from pyproxy.cli.ask import ClientError, ask
 from pyproxy.engine.engine import Engine as Core
 from pyproxy.engine.sources.stub import Stub
 from pyproxy.flags import parse

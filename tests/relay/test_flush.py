@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import pytest
 
-from pyproxy.cli.client import ask
+from pyproxy.cli.ask import ask
 from pyproxy.relay import flush
 from pyproxy.relay.flush import Progress
 from tests.lab.namespaces import World, WorldError

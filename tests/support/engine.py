@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from pyproxy.cli.client import ask
+from pyproxy.cli.ask import ask
 from tests.support.parent import Child, arguments_for, free_port, passed_socket
 from tests.support.proxy import PATIENCE_S, PROGRAM
 from tests.support.sockets import address_of

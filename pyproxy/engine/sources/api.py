@@ -6,10 +6,10 @@ while it is being told.
 
 from __future__ import annotations
 
+from pyproxy.config import Settings
 from pyproxy.engine.port import Port
 from pyproxy.engine.publisher import Publisher, RefusedError
 from pyproxy.errors import StartError
-from pyproxy.flags import Settings
 
 
 class Commands:

@@ -207,7 +207,5 @@ class Stubs(Observer):
         if stub.network() != self._network:
             raise StubError("it is in another network namespace than the engine")
         settings = parse(stub.arguments)
-        if settings.wants != "serve":
-            raise StubError("it asks for no port")
         passed = functools.partial(stub.take, LISTEN_FD) if settings.use_listen_fd else None
         self._publisher.publish(settings, stub.arguments, stub, passed)

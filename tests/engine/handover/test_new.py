@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from pyproxy.cli.client import ask
+from pyproxy.cli.ask import ask
 from tests.support.engine import (
     LOCAL,
     Engine,

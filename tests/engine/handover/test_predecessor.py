@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pyproxy.cli.client import ask
+from pyproxy.cli.ask import ask
 from tests.support.engine import (
     LOCAL,
     client_of,

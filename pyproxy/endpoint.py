@@ -1,7 +1,7 @@
-"""A published port: a protocol, the host address that clients speak to, the container address behind it.
+"""An IP address, and an address with a port: parse and format.
 
-Pure: text in, values out. `_socket` is used for `inet_pton` alone; the `ipaddress` module would cost a start-up
-3 ms of the 8 that an empty interpreter takes.
+Pure: text in, text out. `_socket` is used for `inet_pton` alone; the `ipaddress` module would cost a start-up 3 ms of
+the 8 that an empty interpreter takes.
 """
 
 from __future__ import annotations
@@ -9,11 +9,6 @@ from __future__ import annotations
 import _socket
 
 from pyproxy.errors import FlagError
-
-TCP = "tcp"
-UDP = "udp"
-SCTP = "sctp"
-PROTOCOLS = (TCP, UDP, SCTP)
 
 _MAPPED_PREFIX = b"\0" * 10 + b"\xff\xff"
 
@@ -46,32 +41,3 @@ def family_of(ip: str) -> int:
 def join_host_port(ip: str, port: int) -> str:
     """`127.0.0.1:80`, `[::1]:80`."""
     return f"[{ip}]:{port}" if ":" in ip else f"{ip}:{port}"
-
-
-class PublishedPort:
-    """One published port. Addresses are as `parse_address` returns them, ports are numbers.
-
-    `host_port` 0 asks the kernel for a free one; `bind.host_socket` then fills in which.
-    """
-
-    __slots__ = ("container_ip", "container_port", "host_ip", "host_port", "proto")
-
-    def __init__(self, proto: str, host_ip: str, host_port: int, container_ip: str, container_port: int) -> None:
-        self.proto = proto
-        self.host_ip = host_ip
-        self.host_port = host_port
-        self.container_ip = container_ip
-        self.container_port = container_port
-
-    @property
-    def host(self) -> str:
-        """`tcp 0.0.0.0:1234`: how messages call this port."""
-        return f"{self.proto} {join_host_port(self.host_ip, self.host_port)}"
-
-    @property
-    def container(self) -> str:
-        """`172.19.0.2:1234`."""
-        return join_host_port(self.container_ip, self.container_port)
-
-    def __str__(self) -> str:
-        return f"{self.host} -> {self.container}"

@@ -1,0 +1,124 @@
+"""THE table of subcommands: what each is for and what it takes. Dispatch, help, man pages and completion are made from
+it. Each is the module of its name in this folder, with `main(arguments) -> exit status`. Pure.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from pyproxy.flags import BUSY_POLL, CHOICE, ENDPOINT, FOLDER, LOOP, NUMBER, SECONDS, SWITCH, TEXT, Option
+
+
+class Verb(NamedTuple):
+    """`summary`: a line of the list of subcommands; `about`: the beginning of its own help. `argument`: what it takes
+    besides flags. `kept`: flags of the engine, which go into its unit as they were typed.
+    """
+
+    summary: str
+    about: str
+    options: tuple[Option, ...] = ()
+    argument: Option | None = None
+    kept: tuple[Option, ...] = ()
+
+    @property
+    def all_options(self) -> tuple[Option, ...]:
+        """Without -help, which each has."""
+        return (*self.options, *self.kept)
+
+
+HELP = Option("help", SWITCH, False, "", "print this text", short="h")
+
+KEPT = "Of the engine; kept in its unit, by later installations too"
+
+_DEFAULT_RUN_DIR = "default /run/pyproxy; for others than root, pyproxy in $XDG_RUNTIME_DIR"
+
+_RUN_DIR = Option("run-dir", FOLDER, None, "DIR", "the engine's run directory", default_words=_DEFAULT_RUN_DIR)
+
+ENGINE_OPTIONS = (
+    Option("drain", SECONDS, 30.0, "S",
+           "what established connections get to end by themselves when another engine takes over, in seconds or as 5m"),
+    Option("drain-unpublished", SECONDS, 0.0, "S",
+           "the same when their port is unpublished; 0 resets them at once, as docker-proxy does"),
+    Option("metrics", ENDPOINT, None, "ADDRESS:PORT",
+           "serve /metrics to Prometheus there too, at :PORT on every address; it is always on the control socket"),
+    BUSY_POLL,
+    LOOP,
+)  # fmt: skip
+
+# What `pyproxy top` sorts by: the key to press for it is its first letter.
+ORDERS = ("traffic", "live", "up", "down", "failed", "name")
+
+# Each look is work for the engine too.
+_SHORTEST_INTERVAL_S = 0.05
+
+_CHANGES = (
+    Option("dry-run", SWITCH, False, "", "show the changes, and make none"),
+    Option("yes", SWITCH, False, "", "do not ask"),
+    Option("root", FOLDER, "/", "DIR", "another system's root directory; systemctl is then yours to call"),
+)
+
+VERBS = {
+    "engine": Verb(
+        "serve every published port of this host in one process",
+        "Serve every published port of this host in one process. dockerd has to start pyproxy-stub, in docker-proxy's"
+        " place (`pyproxy install` sets that up); ports whose containers are started from then on come here.",
+        (
+            Option("run-dir", FOLDER, None, "DIR", "where stubs and `pyproxy ports` find it",
+                   default_words=_DEFAULT_RUN_DIR),
+            Option("replace", SWITCH, False, "",
+                   "take over from the engine that runs: no connection is refused, none is cut"),
+            Option("check", SWITCH, False, "",
+                   "see that the flags are right and that what it needs is installed, and end"),
+            *ENGINE_OPTIONS,
+        ),
+    ),
+    "ports": Verb(
+        "list the ports that the engine serves",
+        "List the ports that the engine serves.",
+        (_RUN_DIR, Option("json", SWITCH, False, "", "the control API's own words")),
+    ),
+    "top": Verb(
+        "watch what moves through the engine's ports",
+        "Watch the ports: rates, connections, flows, errors. Ends with q or Ctrl-C.",
+        (
+            _RUN_DIR,
+            Option("interval", SECONDS, 1.0, "S", "seconds between looks", lowest=_SHORTEST_INTERVAL_S),
+            Option("count", NUMBER, 0, "N", "end after N looks; 0: never", highest=999_999_999),
+            Option("sort", CHOICE, "traffic", "ORDER", f"what comes first: {', '.join(ORDERS)}", choices=ORDERS),
+        ),
+    ),
+    "drain": Verb(
+        "refuse new clients of a port, keep the others",
+        "Refuse new clients of a TCP port from now on; those that are connected stay. Its container goes on.",
+        (_RUN_DIR,),
+        Option("port", TEXT, None, "PORT", "its number, as in 80 or 80/tcp, or its name as `pyproxy ports` has it"),
+    ),
+    "install": Verb(
+        "have systemd run the engine, and dockerd use it",
+        "Have systemd run the engine, and dockerd start its stub for each published port.",
+        (
+            *_CHANGES,
+            Option("defaults", SWITCH, False, "",
+                   "forget the flags of the engine that earlier installations were given"),
+        ),
+        kept=ENGINE_OPTIONS,
+    ),
+    "uninstall": Verb(
+        "undo what install has done",
+        "Undo `pyproxy install`, exactly. Ports that stubs hold are served on, by a process each. A userland-proxy-path"
+        " that was set since stays.",
+        _CHANGES,
+    ),
+    "completion": Verb(
+        "print what has a shell complete subcommands and flags",
+        "Print a script that has a shell complete pyproxy's subcommands and flags. bash: source <(pyproxy completion"
+        " bash). zsh: save it as _pyproxy in a directory of $fpath. fish: save it as"
+        " ~/.config/fish/completions/pyproxy.fish.",
+        argument=Option("shell", CHOICE, None, "SHELL", "bash, zsh or fish", choices=("bash", "zsh", "fish")),
+    ),
+}  # fmt: skip
+VERBS["help"] = Verb(
+    "this text, or that of a subcommand: pyproxy help drain",
+    "Print what pyproxy does and takes, or what a subcommand does and takes.",
+    argument=Option("subcommand", CHOICE, None, "SUBCOMMAND", "which", choices=tuple(VERBS), default_words="optional"),
+)
