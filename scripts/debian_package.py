@@ -75,6 +75,7 @@ POSTRM = """\
 set -e
 case $1 in remove | purge)
     rm -rf /run/pyproxy # which the unit keeps when it stops
+    mkdir -p /opt # every Debian has it, but no package, so dpkg removes it when it is empty
     if [ -d /run/systemd/system ]; then systemctl daemon-reload || true; fi
     ;;
 esac
