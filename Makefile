@@ -30,7 +30,7 @@ lint: $(DEV)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	if command -v shellcheck >/dev/null; then shellcheck bin/pyproxy bin/pyproxy-stub scripts/wheels; fi
+	if command -v shellcheck >/dev/null; then shellcheck bin/pyproxy bin/pyproxy-stub scripts/pythons scripts/wheels; fi
 
 format: $(DEV)
 	$(BIN)/ruff check --fix
