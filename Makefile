@@ -8,15 +8,21 @@ DEV = $(VENV)/.dev
 PIP = $(BIN)/pip install --quiet --disable-pip-version-check --editable
 # A dockerd as this machine's distribution has it, and Debian's next.
 DOCKER = build/docker build/docker-next
+# What is given to others. The second where there is dpkg, of this machine's architecture and release.
+VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' pyproxy/__init__.py)
+WHEEL = dist/pyproxyd-$(VERSION)-py3-none-any.whl
+DEB = dist/pyproxy_$(VERSION)-1_$(shell dpkg --print-architecture 2>/dev/null).deb
+PACKAGES = $(WHEEL) $(if $(shell command -v dpkg-deb),$(DEB))
+SOURCES = pyproject.toml README.md LICENSE $(shell find pyproxy bin -type f -not -name '*.pyc')
 export PATH := $(PATH):/usr/sbin:/sbin
 
-.PHONY: demo test lint format coverage bench bench-quick bench-deps man completion install clean help
+.PHONY: demo test lint format coverage wheel deb man completion bench bench-quick bench-deps install clean help
 
 demo: $(INSTALLED)
 	scripts/system-packages lab
 	$(BIN)/python -m tests.lab
 
-test: $(DEV) $(DOCKER) build/base.tar build/wheels
+test: $(DEV) $(DOCKER) build/base.tar build/wheels $(PACKAGES)
 	scripts/system-packages test
 	PYTHONUNBUFFERED=1 $(BIN)/python -m pytest $(PYTEST_FLAGS)
 
@@ -24,7 +30,7 @@ lint: $(DEV)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	if command -v shellcheck >/dev/null; then shellcheck bin/pyproxy bin/pyproxy-stub; fi
+	if command -v shellcheck >/dev/null; then shellcheck bin/pyproxy bin/pyproxy-stub scripts/pythons scripts/wheels; fi
 
 format: $(DEV)
 	$(BIN)/ruff check --fix
@@ -60,6 +66,16 @@ completion:
 
 install: $(INSTALLED)
 
+wheel: $(WHEEL)
+
+deb: $(DEB)
+
+$(WHEEL): $(SOURCES) | $(DEV)
+	$(BIN)/pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
+
+$(DEB): scripts/debian_package.py CHANGELOG.md $(WHEEL) build/wheels | man
+	$(BIN)/python scripts/debian_package.py $(WHEEL) build/wheels $@
+
 # bin/ is copied, and not linked to, even by an editable installation.
 $(INSTALLED): pyproject.toml $(wildcard bin/*)
 	scripts/system-packages lab
@@ -84,15 +100,14 @@ build/peers:
 	scripts/debian-unpack $@ socat libwrap0 nginx libnginx-mod-stream systemd libsystemd-shared \
 	    haproxy liblua5.3-0 libopentracing-c-wrapper0 libopentracing1
 
-# For the test of the Dockerfile, which can reach no registry: a base image, and the wheels that go into ours.
+# For the tests of the Dockerfile and of the Debian package: a root file system of this machine's release.
 build/base.tar:
 	scripts/system-packages test
 	scripts/debian-base $@
 
-build/wheels: pyproject.toml $(DEV)
-	rm -rf $@
-	$(BIN)/pip download --quiet --disable-pip-version-check --only-binary :all: --dest $@ uvloop hatchling \
-	    --python-version $$(/usr/bin/python3 -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+# What pyproxy depends on and is built by, for this machine's own Python: tests reach no registry.
+build/wheels: pyproject.toml scripts/wheels | $(DEV)
+	scripts/wheels $(BIN)/pip $@
 
 help:
 	@echo 'make demo         pyproxy before a container on a Docker host out of network namespaces'
@@ -100,6 +115,8 @@ help:
 	@echo 'make lint         ruff, mypy and shellcheck'
 	@echo 'make format       what ruff can mend'
 	@echo 'make coverage     the tests, and which lines they ran'
+	@echo 'make wheel        dist/pyproxyd-$(VERSION)-py3-none-any.whl, for pip'
+	@echo 'make deb          a package for this release of Debian or Ubuntu: dist/pyproxy_*.deb'
 	@echo 'make bench-quick  what it costs, against docker-proxy and no proxy: two minutes'
 	@echo 'make bench        the same against all peers: eleven minutes; BENCH_FLAGS="--scenario udp" for some'
 	@echo 'make bench-deps   what the benchmark needs, but not the benchmark'

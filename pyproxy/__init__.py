@@ -21,9 +21,29 @@ The folders are the layers, and import only downwards (tests/test_layers.py):
     relay/          the data path: follow one byte
     solo/           one process for one port
     engine/         one process for all ports, behind a stub each
+    embed/          a port inside another program: `pyproxy.forward`
     cli/            what a person types
 
 `__main__.py` starts one or the other.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
+__all__ = ["ForwardedPort", "StartError", "__version__", "forward"]
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pyproxy.embed.forward import ForwardedPort, forward
+    from pyproxy.errors import StartError
+
+
+def __getattr__(name: str) -> object:
+    """What other programs use, imported when it is asked for: nothing of it may delay dockerd's answer."""
+    if name == "StartError":
+        from pyproxy.errors import StartError
+
+        return StartError
+    if name in ("ForwardedPort", "forward"):
+        from pyproxy.embed import forward
+
+        return getattr(forward, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -24,7 +24,7 @@ _AT_ONCE_BYTES = 4096
 
 # RFC 3164 section 4.1.1: facility 3 is "system daemons"; severities as in syslog(3).
 _DAEMON = 3 << 3
-_ERROR, _WARNING, _INFO = 3, 4, 6
+ERROR, WARNING, INFO = 3, 4, 6
 
 
 class Log:
@@ -36,17 +36,17 @@ class Log:
         self._system_log = system_log if stderr_is_null() else None
 
     def info(self, text: str) -> None:
-        self._write(_INFO, text)
+        self._write(INFO, text)
 
     def error(self, text: str) -> None:
-        self._write(_ERROR, text)
+        self._write(ERROR, text)
 
     def warn(self, kind: str, text: str) -> None:
         """Say `text`, unless a message of this kind was said a moment ago (`ratelimit.INTERVAL_S`)."""
         held_back = self._limit.admit(kind, time.monotonic())
         if held_back is None:
             return
-        self._write(_WARNING, text + (f" ({held_back} more like it since the last such line)" if held_back else ""))
+        self._write(WARNING, text + (f" ({held_back} more like it since the last such line)" if held_back else ""))
 
     def _write(self, severity: int, text: str) -> None:
         # Lines of ours, as a traceback has, stay lines; nothing in them speaks to a terminal.

@@ -102,14 +102,15 @@ class Dockerd(World):
             with contextlib.suppress(OSError):
                 group.rmdir()
 
-    def start_engine(self, *arguments: str) -> None:
+    def start_engine(self, *arguments: str, program: str = PROGRAM) -> subprocess.Popen[str]:
         """Start an engine, as an administrator would; it serves when this returns."""
-        engine = self.start(PROGRAM, "engine", *arguments)
+        engine = self.start(program, "engine", *arguments)
         assert engine.stderr is not None
         said = ""
         while "requests come by" not in (line := engine.stderr.readline()):
             said += line
             assert line, f"the engine did not start: {said}"
+        return engine
 
     def docker(self, *arguments: str) -> str:
         """Run the client; CommandError carries what a user would read."""
