@@ -46,7 +46,7 @@ def main() -> None:
     run.set_defaults(call=do_run)
     show = commands.add_parser("report", help="print the table of a run and draw its plots again")
     show.add_argument("file", type=Path, nargs="?", help="the JSON of a run (default: the newest in build/bench)")
-    show.add_argument("--readme", action="store_true", help="write the README's performance section from it")
+    show.add_argument("--readme", action="store_true", help="write README.md's figures and docs/benchmark.md's from it")
     show.set_defaults(call=do_report)
     compare = commands.add_parser("compare", help="whether two runs agree on the ratios to docker-proxy")
     compare.add_argument("first", type=Path)
@@ -105,7 +105,8 @@ def do_report(arguments: argparse.Namespace) -> None:
     show(run, path, Console())
     if arguments.readme:
         source = path.resolve().relative_to(TREE) if path.resolve().is_relative_to(TREE) else path
-        report.update_readme(TREE / "README.md", report.readme_section(run, str(source)))
+        report.update_section(TREE / "README.md", report.readme_section(run))
+        report.update_section(TREE / "docs/benchmark.md", report.benchmark_section(run, str(source)))
 
 
 def do_compare(arguments: argparse.Namespace) -> None:

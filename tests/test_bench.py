@@ -26,7 +26,17 @@ from bench.__main__ import choose_scenarios
 from bench.compare import compare, print_comparison
 from bench.iperf import IperfError, bits_per_second
 from bench.peers import Direct, Dnat, DockerProxy, DockerProxyLike, NextDockerProxy, Peer, Running, known_peers
-from bench.report import README_BEGIN, README_END, markdown, number, print_table, readme_section, rows, update_readme
+from bench.report import (
+    SECTION_BEGIN,
+    SECTION_END,
+    benchmark_section,
+    markdown,
+    number,
+    print_table,
+    readme_section,
+    rows,
+    update_section,
+)
 from bench.results import ResultsError, Run
 from bench.run import least_certain, measure_all, measure_round, rounds_of_all, takes_part, turns_order
 from bench.scenarios import FIGURES, SCENARIOS, Scenario
@@ -297,16 +307,26 @@ def test_what_both_runs_tell_is_counted_by_itself(capsys: pytest.CaptureFixture[
     assert "1.00-2.00?" in said
 
 
-def test_the_readme_is_changed_between_its_marks_only(tmp_path: Path) -> None:
-    readme = tmp_path / "README.md"
-    readme.write_text(f"before\n{README_BEGIN}\nof yesterday\n{README_END}\nafter\n")
+def test_a_page_is_changed_between_its_marks_only(tmp_path: Path) -> None:
+    page = tmp_path / "benchmark.md"
+    page.write_text(f"before\n{SECTION_BEGIN}\nof yesterday\n{SECTION_END}\nafter\n")
     run = new_run(start={"pyproxy": [{"answer_p50_ms": 8.0}], "docker-proxy": [{"answer_p50_ms": 2.0}]})
-    update_readme(readme, readme_section(run, "bench/results/run.json"))
-    text = readme.read_text()
-    assert text.startswith(f"before\n{README_BEGIN}\nRatios")
-    assert text.endswith(f"{README_END}\nafter\n")
+    update_section(page, benchmark_section(run, "bench/results/run.json"))
+    text = page.read_text()
+    assert text.startswith(f"before\n{SECTION_BEGIN}\nRatios")
+    assert text.endswith(f"{SECTION_END}\nafter\n")
     assert "| Start of one proxy | spawn to answer, p50, less is better | 4.00 (once) |" in text
     assert "of yesterday" not in text
+
+
+def test_the_readme_has_ten_rows_of_the_kept_run_and_the_benchmark_page_has_all() -> None:
+    kept = max((TREE / "bench/results").glob("*.json"))
+    run = results.read(kept)
+    readme, page = ((TREE / name).read_text() for name in ("README.md", "docs/benchmark.md"))
+    assert f"{SECTION_BEGIN}\n{readme_section(run)}{SECTION_END}" in readme
+    assert f"{SECTION_BEGIN}\n{benchmark_section(run, str(kept.relative_to(TREE)))}{SECTION_END}" in page
+    _title, _rule, *rows_of_readme = [line for line in readme_section(run).splitlines() if line.startswith("| ")]
+    assert len(rows_of_readme) == 10
 
 
 def test_every_figure_of_a_scenario_can_be_shown() -> None:
