@@ -34,8 +34,8 @@ def host_socket(port: PublishedPort, *, adopt: bool, listen_fd: int = LISTEN_FD)
     """Return the socket that serves `port`: listening if TCP or SCTP, with packet info if UDP, close-on-exec.
 
     `adopt` takes descriptor `listen_fd` as it is, and closes it if it cannot be served; else a socket is bound to the
-    port's host address. `port` then says what the kernel says: the number that came of port 0. StartError names the
-    flag, address or descriptor at fault.
+    port's host address. Afterwards `port` has the address and number that the kernel gave, as for port 0. StartError
+    names the flag, address or descriptor at fault.
     """
     sock = _adopt(port, listen_fd) if adopt else _bind(port)
     try:
@@ -100,7 +100,7 @@ def _bind(port: PublishedPort) -> _socket.socket:
 def _prepare(sock: _socket.socket, proto: str, host: str | int) -> None:
     """Set the options that must be there when the first client comes."""
     tune(sock, proto)
-    # Bound to one address, replies can come from no other.
+    # A socket that is bound to one address can reply from no other.
     if proto == UDP and host in _WILDCARDS:
         ask_for_packet_info(sock)
 
@@ -135,8 +135,8 @@ def _adopt(port: PublishedPort, listen_fd: int) -> _socket.socket:
 
 
 def _refuse_a_forwarding_loop(port: PublishedPort) -> None:
-    """A container address that is our own host address would make every connection beget another until
-    descriptors run out. Possible only with equal ports, so that everybody else pays nothing.
+    """If the container address is the very address that is served, each connection causes another one, until
+    descriptors run out. That takes equal port numbers; with others nothing is looked up.
     """
     if port.host_port != port.container_port:
         return
@@ -154,15 +154,16 @@ def _refuse_a_forwarding_loop(port: PublishedPort) -> None:
 
 
 def _is_local(family: int, address: tuple[str | int, ...]) -> bool:
-    """Whether this host has the address. Two ways to ask the kernel, as neither always tells."""
+    """Whether this host has the address. The kernel is asked in two ways, as neither is always right."""
     probe = _socket.socket(family, _socket.SOCK_DGRAM)
     try:
-        # Connecting sends nothing; an address of its own the kernel takes as source, unless it prefers another.
+        # Connecting a UDP socket sends nothing. To an address of this host the kernel chooses that same address as
+        # source, unless it prefers another.
         probe.connect(address)
         if probe.getsockname()[0] == address[0]:
             return True
     except OSError:
-        return False  # no route yet: the container's business, later
+        return False  # no route yet: told when a client comes and the container cannot be reached
     finally:
         probe.close()
     return not _may_bind_foreign_addresses(family) and _can_bind(family, address)

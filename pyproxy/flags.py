@@ -4,7 +4,7 @@
 Parsed here and not by argparse: argparse has no such syntax, and importing it takes longer than the whole of
 what happens before dockerd's answer. Pure: arguments in, `Settings` out. Source: pkg.go.dev/flag.
 
-The subcommands' flags are argparse's (`engine/options.py`), written in the same ways and read by the same functions.
+The subcommands' flags are argparse's (`cli/options.py`), written in the same ways and read by the same functions.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from pyproxy.published import PROTOCOLS, PublishedPort, parse_address
 # 90 s idle limit it takes 180 new clients a second, sustained, to reach it.
 DEFAULT_UDP_MAX_FLOWS = 16_384
 
-# Most of a short round trip is going to sleep and being woken (bench/NOTES.md). Longer than a container needs to answer
-# a small request, shorter than anybody's sleep is worth.
+# Most of a short round trip is going to sleep and being woken (bench/NOTES.md). This is longer than a container takes
+# to answer a small request, and too short to keep a processor from others.
 DEFAULT_BUSY_POLL_US = 60
-# A sleep of a millisecond has long been worth it: spinning for longer would only keep a processor from others.
+# Next to a wait of a millisecond, going to sleep costs little: spinning for longer only keeps a processor from others.
 _MOST_BUSY_POLL_US = 1000
 
 # Limits are looked at four times within their length (listener.py), each time over all connections: with ten thousand
@@ -29,14 +29,14 @@ _SHORTEST_LIMIT_S = 0.1
 
 LOOPS = ("auto", "uvloop", "asyncio")
 
-# What is no flag. All else is dockerd's command line.
+# A first argument that is one of these is a subcommand; everything else is dockerd's command line.
 SUBCOMMANDS = {
     "engine": "serve every published port of this host in one process",
     "ports": "list the ports that the engine serves",
     "top": "watch what moves through them",
     "drain": "refuse new clients of a port, keep the others",
     "install": "have systemd run the engine, and dockerd use it",
-    "uninstall": "undo that",
+    "uninstall": "undo what install did",
     "help": "this text, or that of a subcommand: pyproxy help drain",
 }
 
@@ -44,7 +44,7 @@ _LISTED = "\n".join(f"  {name:22} {what}" for name, what in SUBCOMMANDS.items())
 
 _EXAMPLE = "pyproxy -host-port 1234 -container-ip 172.19.0.2 -container-port 1234"
 
-# To `pyproxy` alone.
+# The answer to `pyproxy` without arguments.
 NOTHING_SAID = f"""\
 nothing to do: name a published port, as in
   {_EXAMPLE}
@@ -69,18 +69,20 @@ Flags are written -x or --x, with their values after a space or a =.
   -use-listen-fd         serve the socket that the parent passes as descriptor 4, instead of binding one
 
 Limits (seconds, or with a unit: 1.5, 300ms, 5m, 1h30m; at least {_SHORTEST_LIMIT_S} s; 0: no limit):
-  -connect-timeout S     give up dialing the container; 0 leaves it to the kernel, about 130 s (default 0)
-  -idle-timeout S        end a TCP or SCTP connection on which nothing has moved (default 0)
-  -half-closed-timeout S end a TCP connection of which one side has finished and nothing has moved (default 0)
-  -udp-max-flows N       at most this many UDP clients at once; the longest silent goes first, at least 1
-                         (default {DEFAULT_UDP_MAX_FLOWS})
+  -connect-timeout S     give up connecting to the container after this time; 0 leaves it to the kernel, about 130 s
+                         (default 0)
+  -idle-timeout S        end a TCP or SCTP connection on which nothing has moved for this time (default 0)
+  -half-closed-timeout S end a TCP connection of which one side has finished and on which nothing has moved for this
+                         time (default 0)
+  -udp-max-flows N       at most this many UDP clients at once, 1 or more; the one that has been silent longest makes
+                         room for a new one (default {DEFAULT_UDP_MAX_FLOWS})
 
 Other:
-  -busy-poll USEC        look for more to do for this long before sleeping, while answers come that fast; 0: never
-                         (default {DEFAULT_BUSY_POLL_US})
-  -workers N             at most this many processes while a TCP port keeps one busy and the machine has a processor to
-                         spare, or messages wait for bulk; 1: never more than one, 0: as many as processors, 4 at most
-                         (default 0)
+  -busy-poll USEC        while client and container answer each other quickly, ask the kernel for more events for this
+                         many microseconds before sleeping; 0: never (default {DEFAULT_BUSY_POLL_US})
+  -workers N             at most this many processes for a TCP port. One is added while the port keeps a processor busy
+                         and another is idle, or while small messages wait for bulk transfers; 1: none is added,
+                         0: as many as processors, 4 at most (default 0)
   -loop NAME             event loop: uvloop, asyncio, or auto, which is uvloop where installed (default auto)
   -v, -version           print the version
   -h, -help              print this text
@@ -101,7 +103,7 @@ _TEXT, _NUMBER, _SECONDS, _BOOLEAN = range(4)
 # Units of Go's time.ParseDuration, in seconds.
 _UNITS = {"ns": 1e-9, "us": 1e-6, "\u00b5s": 1e-6, "\u03bcs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 
-# Longer than any host stays up; where a clock's arithmetic is exact still.
+# Longer than any host stays up, and small enough for a clock's arithmetic to be exact.
 _MOST_SECONDS = 1e9
 
 _Value = str | int | float | bool | None
@@ -182,7 +184,7 @@ def parse(arguments: list[str]) -> Settings:
 
 
 def seconds(text: str) -> float:
-    """`30`, `0.5`, or with units, as Go writes durations: `300ms`, `5m`, `1h30m`. ValueError says what would do."""
+    """`30`, `0.5`, or with units, as Go writes durations: `300ms`, `5m`, `1h30m`. ValueError says what is accepted."""
     total, rest = 0.0, text
     while rest:
         number = _leading(rest, "0123456789.")
@@ -198,7 +200,7 @@ def seconds(text: str) -> float:
 
 
 def busy_poll_us(text: str) -> int:
-    """Microseconds. ValueError says what would do."""
+    """Microseconds. ValueError says what is accepted."""
     if not _is_decimal(text) or not int(text) <= _MOST_BUSY_POLL_US:
         raise ValueError(f"give microseconds from 0, which is never, to {_MOST_BUSY_POLL_US}")
     return int(text)
@@ -240,7 +242,7 @@ def _read(arguments: list[str]) -> dict[str, _Value]:
 
 
 def _unexpected(argument: str, *, first: bool) -> str:
-    # dockerd starts with a flag, so what comes first and is none was to be a subcommand.
+    # dockerd's command line begins with a flag, so a first word that is none was meant as a subcommand.
     near = did_you_mean(argument, list(SUBCOMMANDS)) if first else ""
     near = near or did_you_mean(argument, list(_FLAGS), "-")
     return f"unexpected argument {argument!r}{near or ': every argument is a flag or its value, or first a subcommand'}"
@@ -274,7 +276,7 @@ def _duration(name: str, text: str) -> float:
 
 
 def _is_decimal(digits: str) -> bool:
-    # Go would read 010 as 8 and 0x50 as 80: for a port both are likelier a slip than a wish.
+    # Go would read 010 as 8 and 0x50 as 80: for a port both are more likely slips than meant.
     return digits.isascii() and digits.isdigit() and (digits[0] != "0" or digits == "0") and len(digits) <= 9
 
 

@@ -254,7 +254,7 @@ def test_the_report_says_which_versions_were_measured() -> None:
     assert "Versions" not in markdown(run)
     run.peers = {"docker-proxy": "Docker version 20.10.24", "direct": "", "docker-proxy-28": "version 28.5.2"}
     assert "- Versions: docker-proxy: Docker version 20.10.24; docker-proxy-28: version 28.5.2." in markdown(run)
-    assert "\nVersions: docker-proxy: " in readme_section(run, "bench/results/run.json")
+    assert "\nVersions: docker-proxy: " in benchmark_section(run, "bench/results/run.json")
 
 
 def test_a_newer_docker_proxy_is_named_by_its_version() -> None:

@@ -26,13 +26,13 @@ _SHORTEST_INTERVAL_S = 0.05
 
 
 class ClientError(Exception):
-    """The engine does not answer, or not as wished. The text says what to do."""
+    """The engine does not answer, or answers with an error. The text says what to do."""
 
 
 def ports(arguments: list[str]) -> int:
     """`pyproxy ports`"""
     parser = _parser("ports", "List the ports that the engine serves.")
-    parser.add_argument("--json", action="store_true", help="the control API's own words")
+    parser.add_argument("--json", action="store_true", help="what the control API answers, as JSON")
     options = parser.read(arguments)
     return _reported(lambda: _ports(options))
 
@@ -43,9 +43,9 @@ def top(arguments: list[str]) -> int:
 
     parser = _parser("top", "Watch the ports: rates, connections, flows, errors. Ends with q or Ctrl-C.")
     parser.add_argument("--interval", type=typed(_interval), default=1.0, metavar="S",
-                        help="seconds between looks (default 1)")  # fmt: skip
+                        help="seconds between two updates (default 1)")  # fmt: skip
     parser.add_argument("--count", type=typed(_count), default=0, metavar="N",
-                        help="end after N looks; 0: never (default 0)")  # fmt: skip
+                        help="end after N updates; 0: never (default 0)")  # fmt: skip
     parser.add_argument("--sort", choices=ORDERS, default="traffic", help="what comes first (default traffic)")
     options = parser.read(arguments)
     return _reported(lambda: _top(options))
@@ -54,7 +54,7 @@ def top(arguments: list[str]) -> int:
 def drain(arguments: list[str]) -> int:
     """`pyproxy drain`"""
     parser = _parser(
-        "drain", "Refuse new clients of a TCP port from now on; those that are connected stay. Its container goes on."
+        "drain", "Refuse new clients of a TCP port from now on. Connected ones stay, and the container goes on running."
     )
     parser.add_argument("port", help="its number, as in 80 or 80/tcp, or its name as `pyproxy ports` has it")
     options = parser.read(arguments)
@@ -101,7 +101,7 @@ class _UnixConnection(http.client.HTTPConnection):
 def _parser(name: str, about: str) -> Parser:
     parser = Parser(name, about)
     parser.add_argument("--run-dir", type=Path, default=default_path(), metavar="DIR",
-                        help="the engine's (default: %(default)s)")  # fmt: skip
+                        help="the engine's run directory (default: %(default)s)")  # fmt: skip
     return parser
 
 

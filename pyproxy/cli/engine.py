@@ -1,6 +1,6 @@
 """`pyproxy engine`, in the foreground, for systemd or by hand.
 
-SIGTERM, SIGINT   stop: connections are reset, ports go over to processes of their own
+SIGTERM, SIGINT   stop: connections are reset, and each port's stub serves it by itself
 SIGHUP            upgrade: start the engine that is installed now, and hand over to it
 """
 
@@ -28,8 +28,8 @@ from pyproxy.log import Log
 from pyproxy.relay.loop import new_loop, raise_descriptor_limit
 
 _ABOUT = """\
-Serve every published port of this host in one process. dockerd has to start pyproxy-stub, in docker-proxy's place
-(`pyproxy install` sets that up); ports whose containers are started from then on come here."""
+Serve every published port of this host in one process. For that dockerd has to start pyproxy-stub instead of
+docker-proxy, which `pyproxy install` sets up. Ports of containers that are started from then on are served here."""
 
 
 def main(arguments: list[str]) -> int:
@@ -53,11 +53,11 @@ def main(arguments: list[str]) -> int:
 def _parse(arguments: list[str]) -> argparse.Namespace:
     parser = Parser("engine", _ABOUT)
     parser.add_argument("--run-dir", type=Path, default=default_path(), metavar="DIR",
-                        help="where stubs and `pyproxy ports` find it (default: %(default)s)")  # fmt: skip
+                        help="run directory, where stubs find the engine (default: %(default)s)")  # fmt: skip
     parser.add_argument("--replace", action="store_true",
-                        help="take over from the engine that runs: no connection is refused, none is cut")  # fmt: skip
+                        help="take over from the engine that runs, without refusing a client")  # fmt: skip
     parser.add_argument("--check", action="store_true",
-                        help="see that the flags are right and that what it needs is installed, and end")  # fmt: skip
+                        help="check the flags, and that what it needs is installed; then end")  # fmt: skip
     add_engine_options(parser)
     return parser.read(arguments)
 
@@ -87,7 +87,7 @@ def _serve(options: argparse.Namespace, run_dir: RunDir, takeover: Takeover | No
         except RunDirError as exc:
             log.error(str(exc))
             os._exit(1)
-    # What has been imported stays: the collector, which a high rate of connections keeps busy, need not look at it.
+    # What has been imported stays: the garbage collector, which many connections keep busy, need not look at it.
     gc.collect()
     gc.freeze()
     # All the rest inside the loop: uvloop loses a signal that comes while it does not run.
@@ -103,7 +103,7 @@ async def _run(engine: Engine, options: argparse.Namespace, takeover: Takeover |
     except OSError as exc:
         log.error(f"no control API: {exc}: give another --metrics address, or see who has it: ss -lnpt")
         if takeover is None:
-            os._exit(1)  # else there are ports to serve, and nobody to give them back to
+            os._exit(1)  # after a take-over there are ports to serve, and nobody to give them back to
     Handover(engine, log, let_go=control.stop, over=lambda: os._exit(0))
     upgrade = _Upgrade(engine, log)
     loop.add_signal_handler(signal.SIGHUP, upgrade.begin)

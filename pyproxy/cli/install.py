@@ -68,7 +68,7 @@ def install(arguments: list[str]) -> int:
     """`pyproxy install`"""
     parser = _parser("install", "Have systemd run the engine, and dockerd start its stub for each published port.")
     parser.add_argument("--defaults", action="store_true",
-                        help="forget the flags of the engine that earlier installations were given")  # fmt: skip
+                        help="drop the engine's flags that earlier installations were given")  # fmt: skip
     add_engine_options_as_text(parser)
     options = parser.read(arguments)
     return _reported("install", lambda: _install(options))
@@ -76,8 +76,8 @@ def install(arguments: list[str]) -> int:
 
 def uninstall(arguments: list[str]) -> int:
     """`pyproxy uninstall`"""
-    parser = _parser("uninstall", "Undo `pyproxy install`, exactly. Ports that stubs hold are served on, by a process"
-                     " each. A userland-proxy-path that was set since stays.")  # fmt: skip
+    parser = _parser("uninstall", "Undo `pyproxy install`, exactly. Ports that stubs hold are served on, by one process"
+                     " each. A userland-proxy-path that somebody has set since stays.")  # fmt: skip
     options = parser.read(arguments)
     return _reported("uninstall", lambda: _uninstall(options))
 
@@ -130,7 +130,7 @@ def _parser(name: str, about: str) -> Parser:
     parser.add_argument("--dry-run", action="store_true", help="show the changes, and make none")
     parser.add_argument("--yes", action="store_true", help="do not ask")
     parser.add_argument("--root", type=Path, default=Path("/"), metavar="DIR",
-                        help="another system's root directory; systemctl is then yours to call")  # fmt: skip
+                        help="root directory of another system; you then call systemctl there yourself")  # fmt: skip
     return parser
 
 

@@ -1,5 +1,5 @@
-"""The subcommands' command lines: argparse's, but written as `flags.py` has it (`-x v`, `-x=v`, `--x v`, `--x=v`), with
-a guess at what was meant. And the engine's options, which `pyproxy install` takes too and keeps in the unit.
+"""The subcommands' command lines: read by argparse, but written as in `flags.py` (`-x v`, `-x=v`, `--x v`, `--x=v`),
+and with a guess at what was meant. Also the engine's options, which `pyproxy install` takes too and keeps in the unit.
 
 Exit status 2 for what was typed wrong; 1 is for what could not be done.
 """
@@ -56,7 +56,7 @@ def typed(read: Callable[[str], Any]) -> Callable[[str], Any]:
 
 
 def metrics_address(text: str) -> tuple[str, int]:
-    """`127.0.0.1:9100`, `[::1]:9100`, or `:9100`, every address: host "". ValueError says what would do."""
+    """`127.0.0.1:9100`, `[::1]:9100`, or `:9100`, every address: host "". ValueError says what is accepted."""
     host, colon, port = text.rpartition(":")
     if not (colon and port.isascii() and port.isdigit() and len(port) < 6 and 0 < int(port) < 65_536):
         raise ValueError("give ADDRESS:PORT, such as 127.0.0.1:9100, or :9100 for every address")
@@ -81,15 +81,17 @@ class Option(NamedTuple):
 
 ENGINE_OPTIONS = (
     Option("drain", seconds, 30.0, "S",
-           "what established connections get to end by themselves when another engine takes over, in seconds or as"
+           "how long established connections may go on when another engine takes over, in seconds or with a unit, as"
            " 5m (default 30)"),
     Option("drain-unpublished", seconds, 0.0, "S",
-           "the same when their port is unpublished; 0 resets them at once, as docker-proxy does (default 0)"),
+           "how long they may go on when their port is unpublished; 0 resets them at once, as docker-proxy does"
+           " (default 0)"),
     Option("metrics", metrics_address, None, "ADDRESS:PORT",
-           "serve /metrics to Prometheus there too, at :PORT on every address; it is always on the control socket"),
+           "serve /metrics for Prometheus on this TCP address too; :PORT is every address. It is always on the"
+           " control socket"),
     Option("busy-poll", busy_poll_us, DEFAULT_BUSY_POLL_US, "USEC",
-           "look for more to do for this long before sleeping, while answers come that fast; 0: never"
-           f" (default {DEFAULT_BUSY_POLL_US})"),
+           "while client and container answer each other quickly, ask the kernel for more events for this many"
+           f" microseconds before sleeping; 0: never (default {DEFAULT_BUSY_POLL_US})"),
     Option("loop", _loop, "auto", "NAME",
            "event loop: uvloop, asyncio, or auto, which is uvloop where installed (default auto)"),
 )  # fmt: skip
@@ -107,7 +109,7 @@ def add_engine_options_as_text(parser: argparse.ArgumentParser) -> None:
     def kept(read: Callable[[str], Any]) -> Callable[[str], str]:
         return typed(lambda text: (read(text), text)[1])
 
-    group = parser.add_argument_group("of the engine; kept in its unit, by later installations too")
+    group = parser.add_argument_group("flags of the engine, kept in its unit, by later installations too")
     for name, read, _, metavar, text in ENGINE_OPTIONS:
         group.add_argument(f"--{name}", type=kept(read), metavar=metavar, help=text)
 

@@ -63,8 +63,8 @@ def print_tables(ask: Ask, order: str, interval_s: float, count: int) -> None:
 
 
 def watch(ask: Ask, order: str, interval_s: float, count: int, failures: type[Exception]) -> None:
-    """On a terminal, until `q`, Ctrl-C or `count` looks. What is in `failures` ends it at the first look only: later
-    the engine may be starting anew.
+    """On a terminal, until `q`, Ctrl-C or `count` looks. One of `failures` ends it at the first look only: later the
+    engine may be starting anew.
     """
     looks = Looks(ask)
     rows = looks.again()

@@ -2,22 +2,22 @@
 
     GET    /health                            version, process id, since when, how many ports
     GET    /ports                             all ports, each with its totals; and in "draining" those of which only
-                                              connections are left: unpublished, or in the engines before this one
+                                              connections are left: unpublished ones, and those of earlier engines
     GET    /ports/PROTO/ADDRESS               one: /ports/tcp/0.0.0.0:80
     GET    /ports/PROTO/ADDRESS/connections   its live connections
     GET    /connections                       those of all ports
-    GET    /totals                            of all ports, closed ones included, since the start of the first engine
-                                              of those that took over from one another
+    GET    /totals                            of all ports, closed ones included, since the first of the engines that
+                                              took over from one another
     POST   /ports                             publish: {"host_port": 80, "container_ip": ...}, named as the flags are
-    DELETE /ports/PROTO/ADDRESS               unpublish what was published so
+    DELETE /ports/PROTO/ADDRESS               unpublish a port that was published by POST
     POST   /drain                             {"port": "80"}, "80/tcp" or a name: refuse new clients
-    GET    /metrics                           for Prometheus; the only one that is on a TCP address too, if asked
+    GET    /metrics                           for Prometheus; the only one that is on a TCP address too (--metrics)
 
-A port's totals go on over an upgrade. "live" of a port are this engine's connections.
+A port's totals go on over an upgrade. "live" of a port counts this engine's connections only.
 Answers are made in steps (`slices.py`): thousands of ports must not hold up the clients.
 
-Errors are {"error": text}: 400 for what cannot be read, 404 for no such port, 409 for what cannot be done. Who may
-speak with it: who may enter the run directory.
+Errors are {"error": text}: 400 for what cannot be read, 404 for no such port, 409 for what cannot be done. Whoever may
+enter the run directory may use the API.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ class Control:
             await self._serve(alone, lambda runner: web.TCPSite(runner, host, port))
 
     async def stop(self) -> None:
-        """Listen no more: another engine needs the addresses. Who is connected gets an answer still."""
+        """Stop listening: another engine needs the addresses. Requests on open connections are still answered."""
         for site in self._sites:
             await site.stop()
 

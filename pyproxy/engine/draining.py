@@ -1,4 +1,4 @@
-"""An earlier engine whose connections have not ended yet, as the engine that has taken over sees it, and what it says.
+"""An earlier engine whose connections have not ended yet, as the engine that has taken over sees it.
 
 The socket of the hand-over stays open between the two, for as long as the earlier one drains:
 
@@ -6,9 +6,9 @@ The socket of the hand-over stays open between the two, for as long as the earli
     earlier  {"ports": [...]}      those of which there is something new, some in a message
     earlier  {"end": true, ...}    its totals; nothing more comes until the next `report`
 
-When it ends it reports once more, unasked. So every count goes on over an upgrade, and what still drains is listed. At
-the next upgrade the newest engine is given this socket too. Asked rather than told at intervals: nobody wakes up for
-figures that nobody reads.
+When the earlier engine ends, it reports once more, unasked. So every count goes on over an upgrade, and what still
+drains is listed. At the next upgrade the newest engine is given this socket too. Reports are sent when asked for, not
+at intervals: no process wakes up for figures that nobody reads.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 from pyproxy.core.counters import Counters
 
-# One with thousands of ports that all have news takes tens of milliseconds. One that hangs is listed as it last was.
+# An engine with news of thousands of ports takes tens of milliseconds. One that hangs is listed as it last was.
 _PATIENCE_S = 1.0
 
 # Engines say less at once: `handover.py` and `reporting.py` cut it into pieces.
@@ -37,7 +37,7 @@ class Key(NamedTuple):
 
 
 class DrainingEngine:
-    """An earlier engine, by process id. `on_port` is told what it has counted of a port, `on_end` that it is gone.
+    """An earlier engine, by process id. `on_port` is called with its counts of a port, `on_end` when it has ended.
 
     Owns the socket, until `close`.
     """
@@ -50,7 +50,7 @@ class DrainingEngine:
         self._answer: asyncio.Future[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._listens = False
-        self._ask = b"report all"  # of what it told another engine there may be no news
+        self._ask = b"report all"  # it has no news of what it told another engine, which we may not know
 
     @property
     def live(self) -> int:

@@ -1,4 +1,4 @@
-"""The sockets go to a new engine, which takes over: `pyproxy engine --replace`, and what SIGHUP starts.
+"""Handing the sockets over to a new engine: `pyproxy engine --replace`, which SIGHUP starts too.
 
     new      hello
     present  one message per port: its arguments and counts, its listening socket (none if it is drained), its stub's
@@ -7,14 +7,14 @@
     present  the end: its counts, the lock, and the sockets to engines before it that drain still
     new      serving       both accept now, from the same sockets: nobody is refused
     present  yours         it has closed its copies, and drains its connections
-    ...                    what it says of those: `draining.py`
+    ...                    its reports of those: `draining.py`
 
-Only after `yours` does the new engine take requests, so a stub that stops meanwhile waits for it, and finds its port
-held by nobody. Until `serving` the present engine can go on as if nothing had happened, and does, if the new one fails.
-It serves while it speaks, however slowly the other reads; only commands that change ports are refused meanwhile.
+Only after `yours` does the new engine take requests. A stub that is stopped before waits for that, and then nobody else
+holds its port. Until `serving` the present engine can go on as if nothing had happened, and does, if the new one fails.
+It serves clients meanwhile, however slowly the other reads; only commands that change ports are refused.
 
-A port that the new engine cannot serve is closed there, and its stub has it served anew, or does so itself, as soon as
-the present engine has closed its copy.
+A port that the new engine cannot adopt is closed there. As soon as the present engine has closed its copy, the new one
+tries to serve it anew, or tells its stub to serve it.
 Messages are SOCK_SEQPACKET: each arrives whole, with its descriptors (unix(7), SCM_RIGHTS).
 """
 
@@ -43,7 +43,7 @@ from pyproxy.errors import StartError, in_words
 from pyproxy.flags import parse
 from pyproxy.log import Log
 
-# How long either side waits for the other's next word. An engine that hangs is one that --replace cannot replace.
+# How long either side waits for the other's next message. An engine that hangs cannot be replaced by --replace.
 _PATIENCE_S = 5.0
 
 # A port's message: its arguments, which dockerd keeps to some hundred bytes, and its counts.
@@ -104,9 +104,7 @@ class Takeover:
             raise
 
     def serve_all(self, engine: Engine, log: Log) -> None:
-        """Serve what was taken over, and go on with what it has counted. What cannot be served is said; `finish` sees
-        to it.
-        """
+        """Serve what was taken over, and go on with its counts. What cannot be served is logged; `finish` retries."""
         end, pid = self._end.about, self._end.about.get("engine", 0)
         for about, fds in self._taken:
             stub = Stub(about["pid"], fds[-1], about["arguments"]) if about["pid"] is not None else None
@@ -120,14 +118,14 @@ class Takeover:
         engine.count_on(end["since"], end["refused"], end["garbage"])
 
     def finish(self, engine: Engine) -> None:
-        """Wait until the present engine has let go. HandoverError if it does not say so."""
+        """Wait until the present engine has closed its copies. HandoverError if it does not say so."""
         try:
             self._sock.send(b"serving")
             if self._sock.recv(100) != b"yours":
                 raise ConnectionResetError("it ended in the middle")
         except OSError as exc:
             self._sock.close()
-            raise HandoverError(f"the engine in {self._run_dir.path} did not let go: {exc}: try again") from exc
+            raise HandoverError(f"the engine in {self._run_dir.path} did not hand over: {exc}: try again") from exc
         lock, *before = self._end.fds
         self._run_dir.lock(lock)
         end = self._end.about
@@ -187,7 +185,7 @@ def _adopt(engine: Engine, about: dict[str, Any], fds: list[int], stub: Stub | N
 
 class Handover:
     """The present engine's side. `let_go` has to free the addresses that both need; `over` is called when another
-    engine has taken over and the drain is done.
+    engine has taken over and the last connection here has ended.
     """
 
     def __init__(
@@ -272,7 +270,7 @@ class Handover:
         self._engine.open(unread)
 
     async def _report(self, other: Conversation) -> None:
-        """Let go of everything, then tell the other of what drains, until it has."""
+        """Close our copies of everything, then report to the other what still drains, until nothing does."""
         engine = self._engine
         live = engine.ports.live
         drained = asyncio.Event()
@@ -280,7 +278,7 @@ class Handover:
         await engine.hand_off(drained.set)
         with contextlib.suppress(OSError):
             await other.say(b"yours", _PATIENCE_S)
-        self._log.info(f"another engine has taken over; {live} connections and flows get their time to end")
+        self._log.info(f"another engine has taken over; {live} connections and flows go on until --drain is over")
         reporter = Reporter(engine, other)
         answering = engine.loop.create_task(reporter.answer())
         await drained.wait()
@@ -318,7 +316,7 @@ class Handover:
 
 
 def _about(port: Port, draining: set[int]) -> dict[str, Any]:
-    """What the new engine has to know of it. What engines in `draining` count of it, they will say themselves."""
+    """What the new engine has to know of a port. The counts of engines in `draining` are theirs to report."""
     counts = port.own_totals().plus(0, 0)
     for pid, counted_there in port.earlier.items():
         if pid not in draining:

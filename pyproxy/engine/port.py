@@ -21,7 +21,7 @@ def name_of(port: PublishedPort) -> str:
 
 
 class Drained:
-    """In the place of a server: a port that was drained by command, before this engine took over."""
+    """Stands for the server of a port that was drained by command before this engine took over."""
 
     can_drain: Final = True
     live: Final = 0
@@ -34,7 +34,7 @@ class Drained:
         raise ValueError("a drained port has no socket any more")
 
     def refuse_new(self) -> None:
-        """As it does already."""
+        """It refuses them already."""
 
     def stop_accepting(self, on_drained: Callable[[], None] | None = None) -> None:
         if on_drained is not None:
@@ -75,14 +75,14 @@ class Port:
         self.name = name_of(settings.port)
         self.relay = relay
         self.log = log
-        self.stub = stub  # None once it has been let go of, too
+        self.stub = stub  # None also after it has been closed
         self.pid = stub.pid if stub is not None else None
         self.stub_watched = stub is not None
         self.since = time.time()
         self.draining = False
         # What earlier engines have counted, by their process ids; those that have ended are summed up at a hand-over.
         self.earlier: dict[int, Sequence[int]] = {}
-        self.told: tuple[int, ...] = ()  # the other engine, when it was last told: our totals, and what is live
+        self.told: tuple[int, ...] = ()  # totals, and what is live, as the other engine was last told
 
     @property
     def live(self) -> int:
@@ -102,11 +102,11 @@ class Port:
 
     @property
     def has_news(self) -> bool:
-        """Whether the other engine was last told something else."""
+        """Whether something has changed since the other engine was last told."""
         return (*self.totals().values(), self.live) != self.told
 
     def tell(self) -> None:
-        """The other engine is being told how it stands now."""
+        """Note that the other engine is being told the present figures."""
         self.told = (*self.totals().values(), self.live)
 
     def connections(self) -> tuple[Connection, ...]:

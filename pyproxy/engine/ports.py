@@ -54,7 +54,7 @@ class Ports:
         ]
 
     def totals(self) -> Counters:
-        """Of all ports that this engine has had, and of engines before it that have ended. Takes 10 us a port."""
+        """Of all ports of this engine, and of earlier engines that have ended. Takes 10 us a port."""
         total = self.gone.plus(0, 0)
         for port in (*self, *self.leaving):
             total.add(port.own_totals().values())

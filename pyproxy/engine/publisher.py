@@ -2,7 +2,7 @@
 
 Everything here happens in the event loop's thread, in short steps that wait for nothing. Owns the two FIFOs, every port
 and every stub. What it can do nothing about (a port in use, flags that cannot be read, another network namespace) it
-leaves to the stub: told no, that becomes pyproxy, which meets the same trouble and reports it to dockerd itself.
+leaves to the stub. Told no, the stub becomes pyproxy, which meets the same trouble and reports it to dockerd itself.
 """
 
 from __future__ import annotations
@@ -37,17 +37,17 @@ from pyproxy.relay.stream import Shared
 # Read at once from the FIFO: what a pipe holds by default.
 _READ_BYTES = 1 << 16
 
-# Kept open to be closed when no descriptor is left: recognising a stub takes a pidfd and a file in /proc, and without
-# that not even a no can be said.
+# Descriptors kept in reserve, to be closed when no other is left: recognising a stub takes a pidfd and a file in /proc,
+# and without that it cannot even be told no.
 _RESERVED = 2
 
 T = TypeVar("T")
 
 
 class Options(NamedTuple):
-    """Seconds. `drain_s`: what established connections get when another engine takes over. `drain_unpublished_s`: what
-    they get when their port is unpublished; 0 resets them at once, as docker-proxy does. `busy_poll_s` is
-    the poller's.
+    """Seconds. `drain_s`: how long established connections may go on when another engine takes over.
+    `drain_unpublished_s`: the same when their port is unpublished; 0 resets them at once, as docker-proxy does.
+    `busy_poll_s` is the poller's.
     """
 
     drain_s: float = 30.0
@@ -134,7 +134,7 @@ class Engine:
         return b"".join(line_of(request) for request in waiting) + self._reader.take_rest()
 
     def leave(self) -> None:
-        """This engine ends: stubs look after their ports from here on (`os._exit` does the rest)."""
+        """This engine ends: stubs serve their ports themselves from here on (`os._exit` does the rest)."""
         if not self.handed_off:
             self.run_dir.withdraw()
 
@@ -210,9 +210,9 @@ class Engine:
             self._answer(stub)
 
     async def hand_off(self, on_drained: Callable[[], None]) -> None:
-        """Another engine serves all ports now, and is the one that stubs ask: let go of everything but the established
-        connections. `on_drained` is called once they have ended, or have had their time: `drain_s`, or what those of
-        ports that were unpublished before have left of theirs.
+        """Another engine serves all ports now, and is the one that stubs ask: close everything but the established
+        connections. `on_drained` is called once, when the last of them has ended or been reset: after `drain_s`, and
+        those of ports that were unpublished before when their own time is over.
         """
         self.handed_off = True
         for fd in (self._alive, self._requests, *self._reserve):
@@ -233,7 +233,7 @@ class Engine:
         self._end_when_drained()
 
     def report(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        """The loop's exception handler: a defect of ours. Say it whole, though not each time, and serve the others."""
+        """The loop's exception handler: a defect of ours. Log it whole, though not each time, and serve the others."""
         report_defect(self.log, context)
 
     def _on_requests(self) -> None:
@@ -252,7 +252,7 @@ class Engine:
             self._work()
 
     def _work(self) -> None:
-        """Deal with some requests. After another engine's death all ports' come at once, and clients are waiting."""
+        """Deal with some requests. When an engine has died, all stubs ask at once, and clients are waiting."""
         self._turn = None
         step = Slice()
         while self._waiting and not step.over:
@@ -297,7 +297,7 @@ class Engine:
 
     def _answer(self, stub: Stub) -> None:
         if not stub.was_stoppable:
-            # It starts again with its signals as they should be, or as pyproxy; or it is being stopped just now.
+            # It will start again without ignored signals, or become pyproxy; or it is being stopped just now.
             stub.signal(NUDGE)
             self._refuse(stub)
             return
@@ -430,7 +430,7 @@ class Engine:
                 self._cut(port)  # unpublished while it drained for another engine
 
     def _reap(self, wanted: Settings) -> bool:
-        """Unpublish what is in the way of a port and was left by a stub that ended without a word. Whether any was."""
+        """Unpublish ports that are in the way of a new one and whose stubs have been killed. Whether there were any."""
         dead = [
             port
             for port in self.ports

@@ -1,4 +1,4 @@
-"""What an engine that drains says of its ports to the one that has taken over (`draining.py` is the other end)."""
+"""What an engine that drains reports of its ports to the one that has taken over (`draining.py` is the other end)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pyproxy.engine.slices import sliced
 # A description is some 600 bytes as JSON: far below what the socket takes at once (net.core.wmem_default, 212,992).
 _PORTS_A_MESSAGE = 50
 
-# How long it may not read. It asks, so it reads.
+# How long the other may leave a report unread. It has asked, so it reads.
 _PATIENCE_S = 1.0
 
 
