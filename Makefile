@@ -88,7 +88,7 @@ help:
 	@echo 'make demo         pyproxy before a container on a Docker host out of network namespaces'
 	@echo 'make test         all tests; PYTEST_FLAGS="-k udp" for some'
 	@echo 'make lint         ruff, mypy and shellcheck'
-	@echo 'make format       what ruff can mend'
+	@echo 'make format       what ruff can fix'
 	@echo 'make coverage     the tests, and which lines they ran'
 	@echo 'make bench-quick  what it costs, against docker-proxy and no proxy: two minutes'
 	@echo 'make bench        the same against all peers: eleven minutes; BENCH_FLAGS="--scenario udp" for some'

@@ -37,7 +37,7 @@ SUBCOMMANDS = {
     "drain": "refuse new clients of a port, keep the others",
     "install": "have systemd run the engine, and dockerd use it",
     "uninstall": "undo what install did",
-    "help": "this text, or that of a subcommand: pyproxy help drain",
+    "help": "print this text, or that of a subcommand: pyproxy help drain",
 }
 
 _LISTED = "\n".join(f"  {name:22} {what}" for name, what in SUBCOMMANDS.items())

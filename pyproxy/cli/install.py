@@ -220,7 +220,7 @@ def _installed(options: argparse.Namespace) -> list[Change]:
             notes = {"blank": blank, "text": daemon_now if blank else None, "value": value}
         daemon_next = daemonjson.with_value(daemon_now or "", ours)
     except daemonjson.DaemonJsonError as exc:
-        raise InstallError(f"{daemon_path}: {exc}: mend it first, as dockerd would not start with it either") from exc
+        raise InstallError(f"{daemon_path}: {exc}: fix it first, as dockerd would not start with it either") from exc
     return [
         Change(unit_path, unit_now, unit.text_of(str(program), arguments, notes | {"set": ours})),
         Change(daemon_path, daemon_now, daemon_next),
@@ -322,7 +322,7 @@ def _uninstalled(root: Path) -> list[Change]:
             if notes["blank"] and daemonjson.is_empty(daemon_next):
                 daemon_next = notes["text"]
     except daemonjson.DaemonJsonError as exc:
-        raise InstallError(f'{daemon_path}: {exc}: mend it first, or take "{daemonjson.KEY}" out by hand') from exc
+        raise InstallError(f'{daemon_path}: {exc}: fix it first, or take "{daemonjson.KEY}" out by hand') from exc
     return [*changes, Change(daemon_path, daemon_now, daemon_next)]
 
 
@@ -333,7 +333,7 @@ def _read(path: Path) -> str | None:
     except FileNotFoundError:
         return None
     except (OSError, UnicodeDecodeError) as exc:
-        raise InstallError(f"{path} cannot be read: {exc}: run this as root, or mend the file") from exc
+        raise InstallError(f"{path} cannot be read: {exc}: run this as root, or fix the file") from exc
 
 
 def _difference(change: Change) -> list[str]:

@@ -1,6 +1,6 @@
 """`pyproxy top` on a terminal: a look at the ports each interval, redrawn in place, and keys that sort it or end it.
 
-The terminal is as it was again, whatever ends this but SIGKILL: its modes (termios(3)), its screen and its cursor.
+The terminal is restored when this ends, except by SIGKILL: its modes (termios(3)), its screen and its cursor.
 """
 
 from __future__ import annotations

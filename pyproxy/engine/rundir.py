@@ -46,7 +46,7 @@ def default_path() -> Path:
 
 def _is_ours(path: str) -> bool:
     """Whether the directory is the user's, as it must be (XDG Base Directory Specification). `su` and `sudo` may leave
-    the variable of another's session.
+    the value of another user's session.
     """
     with contextlib.suppress(OSError):
         return os.stat(path).st_uid == os.geteuid()

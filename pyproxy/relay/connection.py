@@ -94,7 +94,7 @@ class Connection:
 
     @property
     def client_address(self) -> tuple[str, int] | None:
-        """Whom it serves; None if the client has just gone."""
+        """The client's address and port; None if the client has just gone."""
         try:
             ip, port = self._client.getpeername()[:2]
         except OSError:

@@ -56,7 +56,7 @@ class Pace(NamedTuple):
 
 
 def default_most() -> int:
-    """How many processes a port may have, if nobody says."""
+    """How many processes a port may have by default."""
     return min(_MOST, len(os.sched_getaffinity(0)))
 
 

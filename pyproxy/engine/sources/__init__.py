@@ -1,1 +1,1 @@
-"""Who asks for a port, and how: stubs that dockerd has started. (The control API asks the publisher by itself.)"""
+"""Who asks for a port, and how: stubs that dockerd has started. (The control API calls the publisher directly.)"""
