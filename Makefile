@@ -113,7 +113,7 @@ help:
 	@echo 'make demo         pyproxy before a container on a Docker host out of network namespaces'
 	@echo 'make test         all tests; PYTEST_FLAGS="-k udp" for some'
 	@echo 'make lint         ruff, mypy and shellcheck'
-	@echo 'make format       what ruff can mend'
+	@echo 'make format       what ruff can fix'
 	@echo 'make coverage     the tests, and which lines they ran'
 	@echo 'make wheel        dist/pyproxyd-$(VERSION)-py3-none-any.whl, for pip'
 	@echo 'make deb          a package for this release of Debian or Ubuntu: dist/pyproxy_*.deb'

@@ -16,7 +16,7 @@ from bench.peers.docker_proxy import DockerProxyLike
 from bench.peers.known import NOT_MEASURED, QUICK, known_peers
 from bench.peers.peer import Peer
 from bench.report.compare import print_comparison
-from bench.report.markdown import markdown, readme_section, update_readme
+from bench.report.markdown import benchmark_section, markdown, readme_section, update_section
 from bench.report.rows import BASE, LIMIT
 from bench.report.table import print_table
 from bench.results import ResultsError, Run
@@ -51,7 +51,7 @@ def main() -> None:
     run.set_defaults(call=do_run)
     show = commands.add_parser("report", help="print the table of a run and draw its plots again")
     show.add_argument("file", type=Path, nargs="?", help="the JSON of a run (default: the newest in build/bench)")
-    show.add_argument("--readme", action="store_true", help="write the README's performance section from it")
+    show.add_argument("--readme", action="store_true", help="write README.md's figures and docs/benchmark.md's from it")
     show.set_defaults(call=do_report)
     compare = commands.add_parser("compare", help="whether two runs agree on the ratios to docker-proxy")
     compare.add_argument("first", type=Path, help="the JSON of a run")
@@ -110,7 +110,8 @@ def do_report(arguments: argparse.Namespace) -> None:
     show(run, path, Console())
     if arguments.readme:
         source = path.resolve().relative_to(TREE) if path.resolve().is_relative_to(TREE) else path
-        update_readme(TREE / "README.md", readme_section(run, str(source)))
+        update_section(TREE / "README.md", readme_section(run))
+        update_section(TREE / "docs/benchmark.md", benchmark_section(run, str(source)))
 
 
 def do_compare(arguments: argparse.Namespace) -> None:

@@ -40,7 +40,7 @@ _STDERR_FD = 2
 # The last argument of a start that is an attempt: read the arguments, import what a first client needs, and exit 0.
 _ATTEMPT = "-attempt"
 
-# What an import may end with where files have been removed, replaced or torn.
+# What an import may raise where files have been removed, replaced or cut short.
 _IMPORT_FAILS = (ImportError, AttributeError, SyntaxError, EOFError, ValueError, OSError)
 
 
@@ -76,7 +76,7 @@ def main() -> None:
     settings = settings.on(port)
     log = Log(port.host)
     signals = Signals(log)
-    # From here on nobody reads a traceback: what ends us is told where messages go.
+    # From here on nobody reads a traceback: what ends us is logged.
     sys.excepthook = lambda kind, exc, _trace: log.error(f"ended by an error, please report it: {kind.__name__}: {exc}")
     if not dockerd.answer_ready(status):
         sys.exit(1)
@@ -114,8 +114,8 @@ def _serve(settings: Settings, sock: _socket.socket, log: Log, signals: Signals)
     except _IMPORT_FAILS as exc:
         _start_again(sock, settings)
         log.error(
-            f"this port cannot be served any more: {type(exc).__name__}: {exc}: pyproxy or Python is not whole any"
-            " more: install it again, then restart the container"
+            f"this port cannot be served any more: {type(exc).__name__}: {exc}: files of pyproxy or of Python are"
+            " missing or damaged: install it again, then restart the container"
         )
         sys.exit(1)
 
@@ -140,7 +140,7 @@ def _start_again(sock: _socket.socket, settings: Settings) -> None:
 
 
 def _attempt(arguments: list[str]) -> None:
-    """Do what a first client would need done, and no more. Whatever ends us says that it cannot be done."""
+    """Import what a first client needs, and return. Any exception or exit status but 0 means that this fails."""
     try:
         settings = parse(arguments)
         _check(settings)
@@ -155,8 +155,8 @@ def _attempt(arguments: list[str]) -> None:
 
 
 def _say_why_not(exc: StartError, *, told: bool) -> None:
-    """To whoever reads stderr; to the system log if nobody does and no parent has been `told`, as when a port changes
-    its process.
+    """Write the reason to stderr. If that is /dev/null and no parent has been `told`, as when a port goes from the
+    engine to a process of its own, write it to the system log.
     """
     if stderr_is_null() and not told:
         Log("start").error(str(exc))
@@ -166,7 +166,7 @@ def _say_why_not(exc: StartError, *, told: bool) -> None:
 
 
 def _check(settings: Settings) -> None:
-    """Find what would only be missed when the first client comes. StartError."""
+    """Check now what else would fail only when the first client comes. StartError."""
     backend_address(settings.port)
     if settings.loop == "uvloop":
         from pyproxy.interpreter import find_packages

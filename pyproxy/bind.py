@@ -102,7 +102,7 @@ def _bind(port: PublishedPort) -> _socket.socket:
 def _prepare(sock: _socket.socket, proto: str, host: str | int) -> None:
     """Set the options that must be there when the first client comes."""
     tune(sock, proto)
-    # Bound to one address, replies can come from no other.
+    # A socket that is bound to one address can reply from no other.
     if proto == UDP and host in _WILDCARDS:
         ask_for_packet_info(sock)
 
@@ -137,8 +137,8 @@ def _adopt(port: PublishedPort, listen_fd: int) -> _socket.socket:
 
 
 def _refuse_a_forwarding_loop(port: PublishedPort) -> None:
-    """A container address that is our own host address would make every connection beget another until
-    descriptors run out. Possible only with equal ports, so that everybody else pays nothing.
+    """If the container address is the very address that is served, each connection causes another one, until
+    descriptors run out. That takes equal port numbers; with others nothing is looked up.
     """
     if port.host_port != port.container_port:
         return
@@ -156,15 +156,16 @@ def _refuse_a_forwarding_loop(port: PublishedPort) -> None:
 
 
 def _is_local(family: int, address: tuple[str | int, ...]) -> bool:
-    """Whether this host has the address. Two ways to ask the kernel, as neither always tells."""
+    """Whether this host has the address. The kernel is asked in two ways, as neither is always right."""
     probe = _socket.socket(family, _socket.SOCK_DGRAM)
     try:
-        # Connecting sends nothing; an address of its own the kernel takes as source, unless it prefers another.
+        # Connecting a UDP socket sends nothing. To an address of this host the kernel chooses that same address as
+        # source, unless it prefers another.
         probe.connect(address)
         if probe.getsockname()[0] == address[0]:
             return True
     except OSError:
-        return False  # no route yet: the container's business, later
+        return False  # no route yet: told when a client comes and the container cannot be reached
     finally:
         probe.close()
     return not _may_bind_foreign_addresses(family) and _can_bind(family, address)

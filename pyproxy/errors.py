@@ -8,9 +8,9 @@ OUT_OF_RESOURCES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.E
 
 
 class StartError(Exception):
-    """The published port cannot be served. The text is one line that names the flag or address and the mend.
+    """The published port cannot be served. The text is one line that names the flag or address and the fix.
 
-    The same text goes to a person's stderr and to dockerd (`parent.answer_failure`), and ends the process with
+    The same text goes to a person's stderr and to dockerd (`dockerd.answer_failure`), and ends the process with
     `exit_status`.
     """
 

@@ -148,7 +148,7 @@ _BOOLEANS = dict.fromkeys(("1", "t", "T", "true", "TRUE", "True"), True) | dict.
 # Units of Go's time.ParseDuration, in seconds.
 _UNITS = {"ns": 1e-9, "us": 1e-6, "\u00b5s": 1e-6, "\u03bcs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 
-# Longer than any host stays up; where a clock's arithmetic is exact still.
+# Longer than any host stays up, and small enough for a clock's arithmetic to be exact.
 _MOST_SECONDS = 1e9
 
 
@@ -193,7 +193,7 @@ def parse(arguments: list[str]) -> Settings:
 
 
 def seconds(text: str) -> float:
-    """`30`, `0.5`, or with units, as Go writes durations: `300ms`, `5m`, `1h30m`. ValueError says what would do."""
+    """`30`, `0.5`, or with units, as Go writes durations: `300ms`, `5m`, `1h30m`. ValueError says what is accepted."""
     total, rest = 0.0, text
     while rest:
         number = _leading(rest, "0123456789.")

@@ -1,8 +1,8 @@
-"""The Python that runs us: away from the environment's, and replaced while a port waits for its first client.
+"""The Python that runs us: isolated from the environment, and replaced while a port waits for its first client.
 
-dockerd's environment reaches its proxies, with whatever other programs in Python have there: PYTHONHOME, PYTHONPATH, a
-user site, `.pth` files. `bin/pyproxy` therefore starts Python with -I and -S; what those leave out that we need, the
-packages that are installed beside us, is found here.
+dockerd's environment reaches its proxies, with whatever is set there for other programs in Python: PYTHONHOME,
+PYTHONPATH, a user site, `.pth` files. `bin/pyproxy` therefore starts Python with -I and -S. These also leave out the
+packages that are installed beside us, which we need: they are found here.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ if TYPE_CHECKING:  # typing would cost a start-up 8 ms
 # As in bin/pyproxy, which argues them.
 _ISOLATED = ("-I", "-S", "-X", "utf8")
 
-# The folder of the package, of which alone `-I -S` must be told.
+# The folder that holds the package: all that Python must be told in spite of `-I -S`.
 _ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 _START = "import sys; del sys.argv[0]; sys.path.append(sys.argv.pop(0)); from pyproxy.__main__ import main; main()"
 
 
 def isolate() -> None:
-    """Become the same program away from the environment, if this one is not: `python -m pyproxy`, say."""
+    """Start this program again, isolated from the environment, if it is not, as with `python -m pyproxy`."""
     if not (sys.flags.isolated and sys.flags.no_site):
         os.execv(sys.executable, [sys.executable, *_ISOLATED, "-c", _START, _ROOT, *sys.argv])
 
 
 def find_packages() -> None:
-    """Have what is installed beside us found, where `site` would, but run no .pth file. After the standard library:
-    a backport that somebody has installed must not stand in for a module of its own.
+    """Add to `sys.path` the folders that `site` would, but run no .pth file. They come after the standard library: a
+    backport that somebody has installed must not take the place of one of its modules.
     """
     if not sys.flags.no_site:
         return
@@ -91,8 +91,8 @@ def successors() -> Iterator[list[str]]:
 
 
 def works(command: list[str]) -> bool:
-    """Whether this command ends with status 0. What it says is lost."""
-    # Whoever started us may have left it ignored: then there would be no status to wait for.
+    """Whether this command ends with status 0. Its output is discarded."""
+    # If whoever started us had SIGCHLD ignored, so have we, and there would be no status to wait for.
     _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
     silent = [(os.POSIX_SPAWN_OPEN, fd, os.devnull, os.O_RDWR, 0) for fd in range(3)]
     try:

@@ -49,7 +49,7 @@ class Log:
         self._write(WARNING, text + (f" ({held_back} more like it since the last such line)" if held_back else ""))
 
     def _write(self, severity: int, text: str) -> None:
-        # Lines of ours, as a traceback has, stay lines; nothing in them speaks to a terminal.
+        # A traceback keeps its line ends; nothing within a line can control a terminal.
         line = "\n".join(plain(each) for each in f"{self._name}: {text}".split("\n"))
         try:
             if self._system_log is None:
@@ -71,7 +71,7 @@ class Log:
 
 
 def stderr_is_null() -> bool:
-    """Whether nobody could read there what we write."""
+    """Whether what we write to stderr is lost: it is /dev/null, or closed."""
     try:
         found = os.fstat(_STDERR_FD)
     except OSError:

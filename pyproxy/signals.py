@@ -1,8 +1,9 @@
 """What signals do: SIGINT and SIGTERM end the process at once with status 0, SIGUSR1 has it say what went through.
 
-Python runs a handler between two of its own instructions, so one that arrives just before a blocking call would wait
-for that call's end. Whoever blocks therefore watches `wake_fd` too, which each signal makes readable. What went through
-is said then, too: in the handler it would be said between a byte's sending and its being counted.
+Python runs a handler between two of its own instructions. A signal that arrives just before a blocking call would
+therefore wait until that call ends. So whoever blocks also watches `wake_fd`, which each signal makes readable. The
+totals for SIGUSR1 are logged then too, and not in the handler, which may run between the sending of a byte and its
+being counted.
 Light, as it is imported before the event loop is (see `__main__`); hence `_signal`.
 """
 
@@ -22,14 +23,14 @@ _HANDLED = (*STOPPING, _signal.SIGUSR1)
 
 
 def exit_on_stop() -> None:
-    """Until there is something to say: SIGINT and SIGTERM exit with status 0, and are let through."""
+    """SIGINT and SIGTERM exit with status 0 and without a message, until `Signals` handles them. Unblocks both."""
     for number in STOPPING:
         _signal.signal(number, lambda _number, _frame: os._exit(0))
     _signal.pthread_sigmask(_signal.SIG_UNBLOCK, STOPPING)
 
 
 def hold_stop() -> None:
-    """Have SIGINT and SIGTERM wait for the next `exit_on_stop`, be it another program's in this process."""
+    """Block SIGINT and SIGTERM until the next `exit_on_stop`, perhaps that of a program this process becomes."""
     _signal.pthread_sigmask(_signal.SIG_BLOCK, STOPPING)
 
 
@@ -61,7 +62,7 @@ class Signals:
         _signal.signal(_signal.SIGUSR1, self._tell)
 
     def handle_pending(self) -> None:
-        """Make `wake_fd` unreadable again, and answer who has asked. By then the handlers have run."""
+        """Empty `wake_fd`, and log the totals for each SIGUSR1. The handlers have run by then."""
         os.read(self.wake_fd, 4096)
         while self._asked:
             self._asked -= 1
@@ -75,7 +76,7 @@ class Signals:
         _signal.pthread_sigmask(_signal.SIG_UNBLOCK, _HANDLED)
 
     def _stop(self, number: int, _frame: object) -> None:
-        hold_stop()  # once is enough, and the copy made below must not do it again
+        hold_stop()  # once is enough
         try:
             self._log.info(f"stopped by {'SIGINT' if number == _signal.SIGINT else 'SIGTERM'}: {self.summary()}")
             if self.free_port is not None:
@@ -89,6 +90,6 @@ class Signals:
     def _tell(self, _number: int, _frame: object) -> None:
         self._asked += 1
         try:
-            os.write(self._wake, b"\0")  # uvloop has the kernel's own notice go to itself
+            os.write(self._wake, b"\0")  # uvloop has taken Python's own wake-up descriptor for itself
         except BlockingIOError:
             return  # full, and so readable

@@ -68,8 +68,8 @@ _TCP_OPTIONS: tuple[tuple[int, int, int | bytes], ...] = (
 def tune(sock: _socket.socket, proto: str) -> None:
     """Set what both sides of `proto` have. OSError as setsockopt(2) has it.
 
-    A connection's socket is born such that closing it resets it: whatever ends this process, a signal, a crash or
-    SIGKILL, no transfer that it cut off looks complete. `close_politely` takes that back.
+    A connection's socket is set up so that closing it resets the connection. If this process ends, be it by a signal, a
+    crash or SIGKILL, no transfer that is cut off looks complete. `close_politely` undoes that.
     """
     if proto == TCP:
         _tune_tcp(sock)
@@ -80,12 +80,12 @@ def tune(sock: _socket.socket, proto: str) -> None:
 
 
 def close_politely(sock: _socket.socket) -> None:
-    """All that was to be said into `sock` has been: closing it may be an orderly end."""
+    """All that was to be sent on `sock` has been: closing it may be an orderly end."""
     sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_LINGER, _LINGER_OFF)
 
 
 def close_with_reset(sock: _socket.socket) -> None:
-    """What was to be said into `sock` was cut off: closing it must show that."""
+    """What was to be sent on `sock` was cut off: closing it must show that."""
     sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_LINGER, _LINGER_RESET)
 
 
@@ -93,9 +93,10 @@ def bound_receive_buffer(sock: _socket.socket) -> None:
     """Keep what waits in a bulk stream's receive buffer small enough to stay in the processor's caches.
 
     The kernel lets the buffer grow to net.ipv4.tcp_rmem's largest (6 MiB and more) when a reader takes much at a time,
-    as splice does. That serves long paths; from a neighbour it only makes the bytes wait, get cold and cost twice. So
-    a peer that is near gets a fixed one; one that is far keeps the kernel's, as does everybody whose proxy may not
-    (SO_RCVBUFFORCE, CAP_NET_ADMIN): net.core.rmem_max would make it too small.
+    as splice does. That helps on long paths. From a near peer it only makes the bytes wait until they are no longer in
+    the caches, and are copied at twice the cost. So for a near peer the size is fixed; for a far one the kernel
+    chooses. It chooses too where this process may not set the size (SO_RCVBUFFORCE, CAP_NET_ADMIN), as
+    net.core.rmem_max would make it too small.
     """
     try:
         # struct tcp_info, include/uapi/linux/tcp.h: tcpi_min_rtt in us.
@@ -107,7 +108,7 @@ def bound_receive_buffer(sock: _socket.socket) -> None:
 
 
 def unacknowledged_bytes(sock: _socket.socket) -> int:
-    """What the far kernel has yet to acknowledge of all that was said into `sock`, its end (FIN) included (tcp(7),
+    """How many bytes sent on `sock`, its end (FIN) included, the far kernel has not acknowledged yet (tcp(7),
     SIOCOUTQ). 0 for SCTP, which cannot say (net/sctp/socket.c, sctp_ioctl), and for a socket that is closed.
     """
     try:
@@ -124,8 +125,8 @@ def signal_when_all_sent(sock: _socket.socket) -> None:
 
 
 def is_connected_to_itself(sock: _socket.socket, port: int) -> bool:
-    """Whether connect(2) to `port` of this host, where nobody was, chose that very port for our end, and so connected
-    the socket to itself (RFC 9293 section 3.5, simultaneous open; a UDP socket always can be).
+    """Whether connect(2) to `port` of this host, where nobody listened, chose that very port for our end, and so
+    connected the socket to itself (RFC 9293 section 3.5, simultaneous open; a UDP socket always can be).
     """
     try:
         own = sock.getsockname()
@@ -160,7 +161,7 @@ def supports_gso(sock: _socket.socket) -> bool:
 
 
 def gives_packet_info(sock: _socket.socket) -> bool:
-    """Whether that was asked for."""
+    """Whether `ask_for_packet_info` has been called."""
     if sock.family == _socket.AF_INET6:
         return bool(sock.getsockopt(_socket.IPPROTO_IPV6, _socket.IPV6_RECVPKTINFO))
     return bool(sock.getsockopt(_socket.IPPROTO_IP, IP_PKTINFO))

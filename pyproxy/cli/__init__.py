@@ -1,4 +1,4 @@
-"""What a person types: `pyproxy VERB`, all but the one published port that flags alone ask for.
+"""What a person types: the subcommands.
 
     verbs.py       the table of subcommands and what they take                 (pure)
     dispatch.py    which one, and what it lacks

@@ -1,6 +1,6 @@
 """`pyproxy engine`, in the foreground, for systemd or by hand.
 
-SIGTERM, SIGINT   stop: connections are reset, ports go over to processes of their own
+SIGTERM, SIGINT   stop: connections are reset, and each port's stub serves it by itself
 SIGHUP            upgrade: start the engine that is installed now, and hand over to it
 """
 
@@ -71,7 +71,7 @@ def _serve(options: argparse.Namespace, run_dir: RunDir, takeover: Takeover | No
         except RunDirError as exc:
             log.error(str(exc))
             os._exit(1)
-    # What has been imported stays: the collector, which a high rate of connections keeps busy, need not look at it.
+    # What has been imported stays: the garbage collector, which many connections keep busy, need not look at it.
     gc.collect()
     gc.freeze()
     # All the rest inside the loop: uvloop loses a signal that comes while it does not run.

@@ -14,7 +14,7 @@ from rich.cells import cell_len
 from pyproxy.endpoint import join_host_port
 from pyproxy.errors import plain
 
-# Shorter than this a name is no name: then the line is longer than the terminal.
+# A name is not shortened further than this: the line is then longer than the terminal.
 _LEAST_NAME = 12
 
 _GAP = 2
@@ -23,8 +23,8 @@ _CUT = "..."
 
 
 class Column(NamedTuple):
-    """`loss` says which column goes first where not all fit: the highest. 0 stays; then the name, which is the first
-    column, is shortened. `least`: a width, so that columns stand still while what is in them changes.
+    """`loss`: where not all columns fit, the one with the highest is left out first; one with 0 stays. After that the
+    first column, the name, is shortened. `least`: a least width, so that columns do not move while their values change.
     """
 
     title: str

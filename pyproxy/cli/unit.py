@@ -45,7 +45,7 @@ def text_of(program: str, arguments: Sequence[str], notes: dict[str, Any]) -> st
 [Unit]
 Description=pyproxy: the engine behind published container ports
 Before=docker.service
-# However often it crashes: its ports are waiting.
+# Start it again however often it crashes: its ports wait for it.
 StartLimitIntervalSec=0
 
 [Service]
@@ -55,8 +55,8 @@ NotifyAccess=all
 ExecStart={" ".join(_quoted(word) for word in (program, "engine", *arguments))}
 ExecReload=/bin/kill -HUP $MAINPID
 Restart=always
-# Flags that are wrong, a library or the interpreter that is missing: its last line in the log says which. Ports go on
-# without it. When that is mended: systemctl start pyproxy.
+# But not after a wrong flag, or without a library or the interpreter: the last line of its log says which. Ports are
+# served without it. When that is fixed: systemctl start pyproxy.
 RestartPreventExitStatus=2 {MISCONFIGURED} 203
 # Stubs wait for a little more than a second before they look after their ports themselves.
 RestartSec=100ms

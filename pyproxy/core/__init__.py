@@ -1,4 +1,6 @@
-"""Decisions: plain data in, plain data out. No input and output, and no clock.
+"""Decisions.
+
+Plain data in, plain data out: no input or output, and no clock.
 
 ending.py      half-close and reset: what to do next
 flows.py       which UDP flow, how long, which one goes first

@@ -1,8 +1,8 @@
 """Busy polling: whether to ask again before going to sleep. Pure; `poller.py` obeys.
 
-Most of a short round trip through a proxy is its going to sleep and being woken. So while events follow one another
-closely, the poller asks again for a while before it sleeps. Only a conversation of two takes part: where there is bulk
-to move, or many to serve, the processor is better left to those who wait for it.
+In a short round trip through a proxy, most of the time is spent on the proxy's going to sleep and being woken. So while
+events follow one another closely, the poller asks again for a while before it sleeps. It does so only while two ends
+talk in turn. With bulk to move, or many clients to serve, the processor is better left to others that wait for it.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class BusyPoll:
         self._short_waits = 0
 
     def _is_conversation(self, events: Sequence[Event]) -> bool:
-        """Whether two speak in turn, and nobody else: what is one-way, or of many, gains nothing by busy polling."""
+        """Whether two ends talk in turn, and nobody else. Other traffic gains nothing by busy polling."""
         if not events:
             return self._short_waits > 0  # nobody has said anything in between
         if len(events) > 1:

@@ -8,15 +8,16 @@ stands, decide what to do:
     SINK_FAILED              DRAIN, cut         FLUSH_BACK, cut    RESET
     SOURCE_FAILED            FLUSH, cut         FLUSH, cut         FLUSH, cut
 
-END: the source has finished. SOURCE_FAILED: the source was reset, or timed out. In both cases all that it said before
-has been handed to the sink's kernel. SINK_FAILED: the sink was reset, so this direction is cut, but what the sink said
-before may still lie in our kernel and belongs to the other end: DRAIN, then FLUSH. The sink's error is told to us once,
-on the write; a read that follows it looks like an orderly end, hence FLUSH in END's last column: a cut-off transfer
-must never look complete.
+END: the source has finished. SOURCE_FAILED: the source was reset, or timed out. In both cases all that it sent before
+has been handed to the sink's kernel. SINK_FAILED: the sink was reset, so this direction is cut. What the sink sent
+before may still be in our kernel, and belongs to the other end: DRAIN, then FLUSH.
+
+The kernel reports the sink's error once, on the write; a read after that looks like an orderly end. Hence FLUSH in
+END's last column: a cut-off transfer must never look complete.
 
 FLUSH: reset both sides once the sink's far kernel has acknowledged all (`flush.py`). FLUSH_BACK: the same for the
-source, to which the other direction has said all, its end included: as on a direct connection it reads that before it
-hears of the reset.
+source. The other direction has sent it everything, its end included, and as on a direct connection the source reads
+that before it sees the reset.
 """
 
 from __future__ import annotations

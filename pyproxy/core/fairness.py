@@ -1,8 +1,8 @@
-"""Who makes way for whom among the streams of one process: bulk takes short turns while an answer may come. Pure.
+"""How bulk and messages share one process: bulk takes short turns while the answer to a message may come. Pure.
 
-After a message, which is a read that leaves room in the buffer, the next turns of bulk are a few short ones: the
-message's answer may come any time, and would wait for the end of a long turn, 0.3 ms. What comes from where bulk goes
-is mostly the bulk's own answer, which waits for nobody.
+A message is a read that leaves room in the buffer. The next few turns of bulk after a message are short: the answer may
+come at any time, and would wait for the end of a long turn, 0.3 ms. A message from a socket that receives bulk has no
+such effect: mostly it answers that bulk, and nobody waits for it.
 """
 
 from __future__ import annotations
@@ -11,15 +11,20 @@ from __future__ import annotations
 # the same rate, and an exchange beside it has p99 0.71 times docker-proxy's instead of 0.50 (bench/NOTES.md).
 TURN_BYTES = 1 << 20
 
-# Where client and container have a processor each, an exchange beside a bulk stream in the same process has a p50 of
-# 145 us with these two, instead of 770 (docker-proxy's 115), and the stream 0.7 times docker-proxy's rate instead of
-# 1.2; 64 KiB would make it 110 us and 0.5, more turns only cost (bench/NOTES.md).
+# An exchange beside a bulk stream in the same process, where client and container have a processor each, and that
+# stream's rate, to docker-proxy's (bench/NOTES.md). More than four turns only cost.
+#
+#     short turns     p50       rate
+#     none            770 us    1.2
+#     of 128 KiB      145 us    0.7
+#     of 64 KiB       110 us    0.5
+#     docker-proxy    115 us    1
 SHORT_TURN_BYTES = 1 << 17
 SHORT_TURNS = 4
 
 
 class Fairness:
-    """`bulk_sinks`: where bulk goes now, as any hashable. `turns_cut_short`: how many so far were."""
+    """`bulk_sinks`: what receives bulk now, any hashables. `turns_cut_short`: how many turns have been, so far."""
 
     __slots__ = ("bulk_sinks", "short_turns_left", "turns_cut_short")
 

@@ -4,8 +4,8 @@ When this process has used up a processor, several connections share it, and ano
 connections are to move, messages first. What is idle elsewhere decides, not how much there is to do: both ends of the
 traffic may be on this machine and keep its processors busy, and a worker would take from those (bench/NOTES.md).
 
-Where messages wait for bulk to have its turn, they move even if no processor is idle, and bulk stays: then it is the
-kernel that shares the processors out, and it lets those who wake up for a moment go first.
+Where messages wait for bulk to have its turn, they move even if no processor is idle, and bulk stays. The kernel then
+shares the processors out, and it prefers processes that wake up for a moment only.
 """
 
 from __future__ import annotations
@@ -22,17 +22,18 @@ class Policy:
     # How long a look at the load takes; three in a row must find it too high before connections move. /proc/stat counts
     # in ticks of 10 ms.
     window_s: float = 0.1
-    # What this process uses when one processor is not enough, and what must be idle for a worker to be a gain. One that
-    # nobody uses is. On a machine of two, with client and container on it as well, a worker for 100 connections that
-    # exchange messages leaves 0.2 idle and costs an eighth of the rate; one for bulk gains nothing (bench/NOTES.md).
+    # What this process uses when one processor is not enough, and what must be idle for a worker to be a gain: a whole
+    # processor, nearly. Where client and container share two processors with it, 100 connections that exchange messages
+    # leave 0.2 idle with a worker, and their rate falls by an eighth; bulk gains nothing (bench/NOTES.md).
     saturated: float = 0.75
     to_spare: float = 0.9
     # If connections arrive faster than they end, a worker adds 10 % throughput, and p99 falls by as much. None of the
     # live ones is worth moving then.
     to_spare_for_new: float = 0.25
-    # Messages wait for bulk: so many turns of it a second are cut short for them (`fairness`), and this process has
-    # such a share. Round trips beside a bulk stream then have a p50 of 0.5 times docker-proxy's, not 0.8 to 1.7, and
-    # there are 2.7 times as many, at the same rate of the stream (bench/NOTES.md).
+    # Messages wait for bulk if more turns of bulk than this are cut short for them each second (`fairness`), and this
+    # process uses a larger share of a processor than this. A worker then brings the p50 of round trips beside a bulk
+    # stream to 0.5 times docker-proxy's, from 0.8 to 1.7, and makes them 2.7 times as many; the stream stays as fast
+    # (bench/NOTES.md).
     cut_short_per_s: float = 200
     busy: float = 0.3
 
@@ -55,7 +56,7 @@ class Sample(NamedTuple, Generic[C]):
 
     now_s: float
     used_s: float  # processor time of this process
-    spun: bool  # whether it has been busy polling since the last look, which says nothing of its load
+    spun: bool  # whether it has been busy polling since the last look: its processor time is then no load
     accepted: int
     live: int
     cut_short: int  # turns of bulk
@@ -130,7 +131,7 @@ def whom_to_move(
     some = len(busy) // 2 if half else 0
     messages = sum(not one.is_bulk for one in busy)
     if contended and messages < len(busy) and (not some or last_worker):
-        some = max(some, messages)  # the rest of them may have no further worker to wait for
+        some = max(some, messages)  # there may be no further worker for the rest of them
     return busy[:some] if some < len(busy) else []
 
 

@@ -10,11 +10,11 @@ import contextlib
 from collections.abc import AsyncIterator
 
 from pyproxy.bind import host_socket
+from pyproxy.config import DEFAULT_UDP_MAX_FLOWS, PublishedPort, Settings
 from pyproxy.core.counters import Counters
 from pyproxy.embed.logger import Logger
 from pyproxy.errors import StartError, in_words
-from pyproxy.flags import DEFAULT_UDP_MAX_FLOWS, Settings, parse
-from pyproxy.published import PublishedPort
+from pyproxy.flags import parse
 from pyproxy.relay.poller import Poller
 from pyproxy.relay.server import Server, make_server
 from pyproxy.relay.stream import Shared
@@ -128,16 +128,16 @@ _served: set[ForwardedPort] = set()
 def _open(loop: asyncio.AbstractEventLoop, settings: Settings) -> ForwardedPort:
     shared = Shared()
     with contextlib.ExitStack() as undo:
-        sock = host_socket(settings.port, adopt=False)
+        sock, port = host_socket(settings.port, adopt=False)
         undo.callback(sock.close)
         try:
             poller = Poller(loop)
             undo.callback(poller.close)
-            server = make_server(poller, settings, sock, Logger(settings.port.host), shared)
+            server = make_server(poller, settings, sock, Logger(port.host), shared)
         except OSError as exc:  # no descriptor for epoll, or no memory for a watch
-            raise StartError(f"cannot serve {settings.port.host}: {in_words(exc.errno)}") from exc
+            raise StartError(f"cannot serve {port.host}: {in_words(exc.errno)}") from exc
         undo.pop_all()
-    return ForwardedPort(settings.port, poller, server, shared)
+    return ForwardedPort(port, poller, server, shared)
 
 
 def _refuse_a_second_loop(loop: asyncio.AbstractEventLoop) -> None:

@@ -1,6 +1,7 @@
 """The engine: one process that serves every published port of a host, behind the contract with dockerd.
 
-dockerd starts `bin/pyproxy-stub` for each port, a shell script that costs about 0.13 MB and waits. Follow one port:
+dockerd starts `bin/pyproxy-stub` for each port, a shell script that takes about 0.13 MB and waits. In the order in
+which one port meets them:
 
     rundir.py      the run directory: who may use it, and what lies in it
     sources/       who asks for a port: stubs, or a person by the control API
@@ -24,15 +25,16 @@ stubs wait in `read`, and end of file tells every stub at once, whatever ended t
 
 Who decides what:
 
-- The stub alone answers dockerd, on descriptor 3, after the engine's yes. An engine that slept through a request can
-  therefore not answer a second time for a stub that has given up on it; and a port that cannot be had is reported by
+- The stub alone answers dockerd, on descriptor 3, after the engine's yes. So an engine that hung during a request
+  cannot answer a second time, for a stub that has given up on it. And a port that cannot be served is reported by
   pyproxy itself, which the stub then becomes.
-- A stub that becomes pyproxy writes `solo` first. The engine drops what it has of that port, if it ever wakes up.
+- A stub that becomes pyproxy writes `solo` first. An engine that hung drops what it has of that port when it goes on.
 - Requests outlive the engine: a stub that finds its engine gone writes again into the FIFO it still holds open, and
   the next engine finds the lines waiting there.
-- A parked stub that is told no serves its port itself: an engine has taken over, and cannot serve that one.
-- A stop is `stop`, then the engine's copy of the socket is closed, then the signal, then the stub's exit: dockerd may
-  give the port to somebody else at that moment.
+- A stub that waits after a yes, and is told no, serves its port itself: a new engine has taken over, and cannot serve
+  that port.
+- The order of a stop: the stub writes `stop`, the engine closes its copy of the socket and sends the signal, the stub
+  exits. At that moment dockerd may give the port to somebody else.
 
-Needs nothing of `pyproxy`'s own but the data path, which knows nothing of it.
+The engine uses the data path, which knows nothing of it.
 """

@@ -1,7 +1,7 @@
 """The control API: HTTP with JSON on the UNIX socket `control` of the run directory. What there is to ask, and every
 answer and error: `openapi.py`, served as /openapi.json.
 
-A port's totals go on over an upgrade. "live" of a port are this engine's connections.
+A port's totals go on over an upgrade. "live" of a port counts this engine's connections only.
 Answers are made in steps (`slices.py`): thousands of ports must not hold up the clients.
 
 Who may speak with it: who may enter the run directory. To a TCP address, if one is asked for, goes /metrics alone.
@@ -78,7 +78,7 @@ class Control:
         ]
 
     async def stop(self) -> None:
-        """Listen no more: another engine needs the addresses. Who is connected gets an answer still."""
+        """Stop listening: another engine needs the addresses. Requests on open connections are still answered."""
         for site in self._sites:
             await site.stop()
 

@@ -1,6 +1,6 @@
 """The engine's figures for Prometheus.
 
-A port's series end with it; those of the engine itself only ever grow, until it ends: one that takes over goes on.
+A port's series end with the port. The engine's own counters only ever grow, and go on in an engine that takes over.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ _PORT = "pyproxy_port_"
 async def exposition(engine: Engine) -> list[bytes]:
     """The exposition format's text, in parts.
 
-    What is one value each comes by way of prometheus_client. Ports' values, which may be a hundred thousand, are
-    written here, in steps: in one go they take most of a second, and in a thread of their own the data path would wait
-    for the interpreter after each of its system calls.
+    The engine's own values, one each, are written by prometheus_client. Those of ports, perhaps a hundred thousand, are
+    written here in steps: in one go they take most of a second. A thread would not help: the data path would have to
+    wait for the interpreter after each of its system calls.
     """
     await engine.predecessors.refresh()
     live: list[str] = []

@@ -20,7 +20,7 @@ def name_of(port: PublishedPort) -> str:
 
 
 class Drained:
-    """In the place of a server: a port that was drained by command, before this engine took over."""
+    """Stands for the server of a port that was drained by command before this engine took over."""
 
     can_drain: Final = True
     live: Final = 0
@@ -33,7 +33,7 @@ class Drained:
         raise ValueError("a drained port has no socket any more")
 
     def refuse_new(self) -> None:
-        """As it does already."""
+        """It refuses them already."""
 
     def stop_accepting(self, on_drained: Callable[[], None] | None = None) -> None:
         if on_drained is not None:

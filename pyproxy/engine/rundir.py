@@ -18,8 +18,8 @@ import os
 import stat
 from pathlib import Path
 
-# The most that a user may ask for without rights of his own (fs.pipe-max-size, pipe(7)): about 8,000 requests wait in
-# it for an engine that hangs, or for one that has yet to start.
+# The most that a user without special rights may ask for (fs.pipe-max-size, pipe(7)). About 8,000 requests fit, for an
+# engine that hangs or has yet to start.
 _REQUESTS_BYTES = 1 << 20
 
 
@@ -36,7 +36,7 @@ class EngineRunsError(RunDirError):
 
 
 def default_path() -> Path:
-    """Where engine, stubs and `pyproxy ports` look when nobody says: as bin/pyproxy-stub does."""
+    """Where engine, stubs and `pyproxy ports` look by default: the same as in bin/pyproxy-stub."""
     named = os.environ.get("PYPROXY_RUN_DIR")
     if named:
         return Path(named)
@@ -46,7 +46,7 @@ def default_path() -> Path:
 
 def _is_ours(path: str) -> bool:
     """Whether the directory is the user's, as it must be (XDG Base Directory Specification). `su` and `sudo` may leave
-    the variable of another's session.
+    the value of another user's session.
     """
     with contextlib.suppress(OSError):
         return os.stat(path).st_uid == os.geteuid()
@@ -117,7 +117,7 @@ class RunDir:
         os.pwrite(self.lock_fd, b"%-20d\n" % os.getpid(), 0)
 
     def withdraw(self) -> None:
-        """No engine: stubs that start from now on do not ask for one."""
+        """Say that there is no engine: stubs that start from now on ask none."""
         os.ftruncate(self.lock_fd, 0)
 
     def close(self) -> None:

@@ -1,7 +1,7 @@
-"""Long work in short steps. The engine has one thread: what it does at once, every client waits for.
+"""Long work in short steps. The engine has one thread: while it does one thing, every client waits.
 
-Between two steps the event loop has its turn, and with it the data path. Anything may have changed meanwhile: whoever
-works through ports looks whether they are still there.
+Between two steps the event loop has its turn, and with it the data path. Anything may have changed after that: code
+that works through a list of ports checks whether each is still served.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The data path. It knows no process, no dockerd, no container and no HTTP. One byte meets, in this order:
+"""The data path.
 
 loop.py        the event loop, and what a process needs that serves many
 poller.py      the data path's epoll, one reader of that loop

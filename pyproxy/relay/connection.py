@@ -1,10 +1,10 @@
 """A client and its backend: dial the container, relay both ways, end as `ending.py` decides.
 
 States: dialing (the client waits, unread, its bytes in the kernel), relaying, draining (one side has been reset, and
-what it said before is on its way to the other), closed. The connection owns both sockets from its construction on and
-closes them once, through the poller; a relay only borrows them. Its owner, the listener, hears of the end by
-`Owner.connection_over`. Both sockets are born such that closing them resets them (`sockopts.tune`): an orderly end is
-what has to be asked for.
+what it sent before is on its way to the other), closed. The connection owns both sockets from its construction on and
+closes them once, through the poller; a relay only borrows them. Its owner, the listener, is told of the end by
+`Owner.connection_over`. Both sockets are set up so that closing them resets the connection (`sockopts.tune`): an
+orderly end has to be asked for.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ class Connection:
 
     @property
     def client_address(self) -> tuple[str, int] | None:
-        """Whom it serves; None if the client has just gone."""
+        """The client's address and port; None if the client has just gone."""
         try:
             ip, port = self._client.getpeername()[:2]
         except OSError:
@@ -112,11 +112,11 @@ class Connection:
 
     @property
     def draining(self) -> bool:
-        """Whether one side has been reset, and what it said before is still on its way to the other."""
+        """Whether one side has been reset, and what it sent before is still on its way to the other."""
         return self._draining is not None
 
     def dial(self, address: tuple[str | int, ...]) -> None:
-        """Connect to the container without waiting. Whatever comes of it, the owner hears."""
+        """Connect to the container without waiting. The owner is told if that fails."""
         owner = self._owner
         watch = owner.poller.watch
         on_client, on_backend = self._on_waiting_client, self._on_dialed
@@ -124,7 +124,7 @@ class Connection:
             error = self._backend.connect_ex(address)
             if error in (0, errno.EINPROGRESS):
                 if owner.established(self._backend):
-                    # Most often the request has come by now. What is said before it is watched causes no event.
+                    # Most often the request has come by now. What comes before the socket is watched causes no event.
                     self._begin()
                     self._pump_up(False)
                     if self.closed or self._flush is not None:
@@ -138,8 +138,8 @@ class Connection:
         self._fail(error)
 
     def idle_s(self, now: float) -> float:
-        """For how long nothing has moved, as far as calls of this method have seen. What a slow reader's kernel
-        acknowledges moves, though this process has long sent it.
+        """For how long nothing has moved, as far as calls of this method have seen. Bytes that this process sent long
+        ago move when a slow reader's kernel acknowledges them.
         """
         delivered = self._delivered()
         if self._idle is None or self._idle[0] != delivered:
@@ -154,7 +154,7 @@ class Connection:
             self._reset(TIMED_OUT)
 
     def abort(self) -> None:
-        """Stop now. Only a side to which all has been said may take it for complete."""
+        """Stop now. Only a side that was sent everything may see an orderly end."""
         self._over(RESET)
 
     def suspend(self) -> None:
@@ -165,7 +165,7 @@ class Connection:
             self._owner.poller.unwatch(fd)
 
     def detach(self) -> None:
-        """Of two processes that have it, the other goes on: close our descriptors, which tells nobody anything."""
+        """Of two processes that have it, the other goes on: close our descriptors, which neither peer notices."""
         self.closed = True
         self._up_wants = self._down_wants = CLOSED
         for relay in (self._up, self._down):
@@ -182,7 +182,7 @@ class Connection:
             for relay in (self._up, self._down):
                 if relay is not None:
                     owner.attach_relay(relay)
-        # Whatever either wanted, it is tried anew: its edges may have passed.
+        # Try both directions anew, whatever they waited for: the event may have come before we watch.
         self._up_wants = READ if self._up_state == ending.OPEN else CLOSED
         self._down_wants = READ if self._down_state == ending.OPEN else CLOSED
         poller = owner.poller
@@ -199,14 +199,14 @@ class Connection:
         if not events & select.EPOLLERR:
             return
         try:
-            # It has gone. If it had said something before, as to a direct connection's backlog, that is to arrive.
+            # The client has gone. What it sent before must arrive all the same, as it would on a direct connection.
             self._client.recv(1, _socket.MSG_PEEK)
         except OSError:
             self._over(RESET)  # else nobody needs the backend any more
 
     def _on_dialed(self, events: int) -> None:
         if events & select.EPOLLERR:
-            # Refused or unreachable; or connected, and already reset by a backend whose last words wait to be read.
+            # Refused or unreachable; or connected, and already reset by a backend whose last bytes wait to be read.
             try:
                 self._backend.recv(1, _socket.MSG_PEEK)
             except BlockingIOError:
@@ -220,7 +220,7 @@ class Connection:
         poller = self._owner.poller
         poller.set_handler(self._backend.fileno(), self._on_backend)
         poller.set_handler(self._client.fileno(), self._on_client)
-        # The edges of what the client said while it waited have passed.
+        # The events of what the client sent while it waited have passed.
         self._pump_up()
         if events & READABLE:
             self._on_backend(events)
@@ -257,7 +257,7 @@ class Connection:
             self._on_error(self._down_state, self._client)
 
     def _on_error(self, its_direction: int, other_side: _socket.socket) -> None:
-        """A side was reset. The relay that reads it tells, unless that has ended, or is held up by its sink."""
+        """A side was reset. The relay that reads from it reports that, unless it has ended, or waits for its sink."""
         if its_direction == ending.ENDED:
             self._flush_and_reset(other_side)
         elif not self.closed:
@@ -304,7 +304,7 @@ class Connection:
             self._end_down(ending.SINK_FAILED)
 
     def _act(self, action: int, relay: Relay | None, source: _socket.socket, sink: _socket.socket) -> bool:
-        """Do it. False: the sink was reset in the meantime, so this end cannot be passed on."""
+        """Do `action`. False: the sink was reset in the meantime, so this end cannot be passed on."""
         assert relay is not None
         relay.release()
         if action == ending.RESET:
@@ -323,7 +323,7 @@ class Connection:
             close_politely(sink)
             self._finish_without_half_close(relay)
         else:
-            close_politely(sink)  # first: once the far end has seen the end, a stop must not take it back
+            close_politely(sink)  # first: once the far end has seen the end, a stop of ours must not reset it
             try:
                 sink.shutdown(_socket.SHUT_WR)
             except OSError:  # ENOTCONN
@@ -347,12 +347,12 @@ class Connection:
             self._draining = Progress(loop, self._delivered, lambda: self._reset(RESET))
 
     def _discard(self, source: _socket.socket) -> None:
-        """Take what nobody can be given any more: a side that blocks in a write would never come to read."""
+        """Read and drop what can no longer be delivered: a side that blocks in a write would never read."""
         if not self.closed and self._flush is None and discard(source):
             self._owner.poller.call_soon(lambda: self._discard(source))
 
     def _flush_and_reset(self, sink: _socket.socket) -> None:
-        """The other side has gone. Reset, once all that was said into `sink` has been acknowledged."""
+        """The other side has gone. Reset, once all that was sent on `sink` has been acknowledged."""
         if self.closed or self._flush is not None:
             return
         if not unacknowledged_bytes(sink):

@@ -2,8 +2,9 @@
 
 A client's first datagram makes a flow: a socket connected to the container, so that replies find their client. The
 reply leaves from the address the client spoke to, which packet info tells where the host socket is bound to all.
-Datagrams are taken by the batch, and neighbours of a flow that are alike sent on by one call, as an aggregate. Owns the
-host socket and every flow's socket. What the kernel will not take is dropped, as UDP may, and counted.
+Datagrams are received by the batch. Neighbours in a flow that have the same size are sent on by one call, as an
+aggregate. Owns the host socket and every flow's socket. What the kernel will not take is dropped, as UDP may, and
+counted.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ _NO_GSO = {errno.EMSGSIZE, errno.EINVAL, errno.EIO}
 # firewall, ...) on the next call, which then does nothing. One more could arrive in between.
 _TRIES = 3
 
-# Reasons for which a new flow finds no place, that an old one's end may mend. The last two: connect(2) found no free
+# Why a new flow cannot begin, where ending an old one may help. The last two: connect(2) found no free
 # local port, of which a host has 28,232 by default (net.ipv4.ip_local_port_range), for all of its ports and programs.
 _SHORTAGES = OUT_OF_RESOURCES | {errno.EAGAIN, errno.EADDRNOTAVAIL}
 
@@ -220,7 +221,7 @@ class DatagramServer:
         key = self._batch.sender(message), local_address(self._batch.ancillary(message))
         flow = self._flows.find(key, now) or self._open(key, now)
         if flow is not None:
-            # More than one name for a flow: they tell the interface too, and routes may change.
+            # A flow may have several names: they contain the interface too, and routes may change.
             flow.sender_keys.append(name)
             self._by_key[name] = flow
         return flow
@@ -228,7 +229,9 @@ class DatagramServer:
     def _open(self, key: Key, now: float) -> Flow | None:
         if self._flows.is_full:
             self._evict()
-            self._log.warn("full", f"at {len(self._flows) + 1} flows, -udp-max-flows: the longest silent goes first")
+            self._log.warn(
+                "full", f"at {len(self._flows) + 1} flows, -udp-max-flows: the one silent longest goes first"
+            )
         try:
             sock = self._connect()
         except OSError as exc:
@@ -255,7 +258,7 @@ class DatagramServer:
                 raise
             self._counters.out_of_descriptors += 1
             self._log.warn(
-                "shortage", f"{in_words(exc.errno)} at {len(self._flows)} flows: the longest silent goes first"
+                "shortage", f"{in_words(exc.errno)} at {len(self._flows)} flows: the one silent longest goes first"
             )
             self._evict()
         return self._new_socket()
@@ -327,7 +330,7 @@ class DatagramServer:
             except OSError as exc:
                 if segment and exc.errno in _NO_GSO:
                     if direction.address is None and tries_left == _TRIES - 1:
-                        continue  # it may be told of an earlier datagram, and not of this aggregate
+                        continue  # the error may be that of an earlier datagram, and not of this aggregate
                     direction.joinable = segment - 1 if exc.errno == errno.EMSGSIZE else 0
                     return self._send_segments(direction, aggregate, segment)
                 if direction.address is None and tries_left:
@@ -350,7 +353,7 @@ class DatagramServer:
         return datagrams, moved
 
     def _unreachable(self, exc: OSError) -> None:
-        """An ICMP error has come back for an earlier datagram. Nothing is lost by hearing of it."""
+        """An ICMP error has come back for an earlier datagram. The present one is not lost."""
         self._counters.datagrams_unreachable += 1
         hint = ": does it listen on that port?" if exc.errno == errno.ECONNREFUSED else ""
         self._log.warn(f"unreachable {exc.errno}", f"container says {in_words(exc.errno)}{hint}")

@@ -3,7 +3,7 @@
 What our kernel has acknowledged to a sender belongs to the receiver, whatever the sender does next: on a direct
 connection a receive queue outlives the reset that follows it. Closing a socket with a reset forgets its send queue, so
 that has to be empty first: acknowledged by the far kernel. Meanwhile whatever the far end still sends is discarded: the
-side that it was meant for is gone, and a far end that blocks in a write would never come to read.
+side that it was meant for is gone, and a far end that blocks in a write would never read.
 Owns no socket: the connection closes them, when this has called it.
 """
 
@@ -17,15 +17,16 @@ from collections.abc import Callable
 from pyproxy.relay.poller import BOTH_EDGES, READABLE, WRITABLE, Poller
 from pyproxy.sockopts import signal_when_all_sent, unacknowledged_bytes
 
-# What one side had said before it was reset waits for the other to take it: this long, if nothing moves. On a direct
-# connection it would wait in the reader's own kernel, without limit; here it holds memory and descriptors. Linux itself
-# gives up on a reader that takes nothing, once nobody owns the sending socket any more (which would be the case behind
-# docker-proxy), when its probes are two minutes apart (net/ipv4/tcp_timer.c, tcp_probe_timer, TCP_RTO_MAX).
+# How long the last bytes of a side that was reset wait for the other side to take them, while nothing moves. On a
+# direct connection they would wait in the reader's own kernel, without limit; here they hold memory and descriptors.
+# Linux itself gives up on a reader that takes nothing, once nobody owns the sending socket any more (which would be the
+# case behind docker-proxy), when its probes are two minutes apart (net/ipv4/tcp_timer.c, tcp_probe_timer, TCP_RTO_MAX).
 # -half-closed-timeout and -idle-timeout can make it shorter.
 DRAIN_S = 120.0
 
 # There is an event for "all has been sent" and none for "all has been acknowledged": in between lies a round trip, or
-# a retransmission. Looked at after this long, then after twice as long each time, up to the second value. A guess.
+# a retransmission. So we look again after this time, then after twice as long each time, up to the second value. A
+# guess.
 _LOOK_S = (0.001, 0.25)
 
 # Reads in one turn before other connections get theirs.

@@ -51,7 +51,7 @@ _NEXT_PLEASE = frozenset(
     }
 )
 
-# When the trouble is not ours to end: retry after this, doubling to the second value. A guess.
+# When closing a socket of ours does not end the shortage: retry after this, doubling up to the second value. A guess.
 _RETRY_S = (0.05, 1.0)
 
 # Limits are looked at this many times within their length: a connection ends at most a quarter late.
@@ -178,7 +178,7 @@ class Listener:
 
     def close(self) -> None:
         """Stop accepting, free the port, reset what is unfinished. Where the container has gone already, and only its
-        last words are on their way, the connection goes on until they have arrived: at most `flush.DRAIN_S`
+        last bytes are on their way, the connection goes on until they have arrived: at most `flush.DRAIN_S`
         without progress.
         """
         self.stop_accepting()
@@ -235,7 +235,7 @@ class Listener:
     def _on_clients(self, _events: int = 0) -> None:
         for _ in range(_BATCH):
             if self._closed:
-                return  # a turn that was asked for before the end
+                return  # this call was queued before the end
             try:
                 if (backend := self._spare) is None:
                     backend = self._spare = self._new_backend()
@@ -299,11 +299,11 @@ class Listener:
             self._retry = None
         if not self._closed:
             self.poller.change(self._sock.fileno(), select.EPOLLIN)
-            # Nobody may be waiting any more: only trying tells that the trouble is over.
+            # There may be no client left to cause an event: only trying shows whether the shortage is over.
             self.poller.call_soon(self._on_clients)
 
     def _emptied(self) -> None:
-        """The backlog is empty: whatever trouble there was is over, and all who come now come to a tuned socket."""
+        """The backlog is empty: a shortage is over, and all clients from now on inherit a tuned socket's options."""
         self._inherited = True
         if self._paused:
             self._paused = False

@@ -65,7 +65,7 @@ class MessageRelay:
         except OSError:
             return SOURCE_FAILED
         if not size:
-            # An association that ends inside a message has not delivered it.
+            # An association that ends inside a message has not delivered that message.
             return END if self._partial is None else SOURCE_FAILED
         if self._partial is None:
             self._partial = (bytearray(), sctp_onward(ancillary))

@@ -30,7 +30,7 @@ BOTH_EDGES = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLL
 # Events taken in one go: enough to share the call's cost, few enough that the loop's timers get their turn. A guess.
 _BATCH = 256
 
-# The loop's timers and other readers get their turn after this long: of busy polling, and of turns asked for.
+# After this long, of busy polling or of work from the run queue, the loop's timers and other readers get their turn.
 _BUSY_S = 2e-3
 
 # How often the load is looked at: rarely enough to cost nothing, often enough where each round takes milliseconds.
@@ -66,7 +66,7 @@ class LoadHook:
 
 
 class Shortage:
-    """Who waits for a descriptor."""
+    """What is to be called again when a descriptor has been freed."""
 
     def __init__(self, report: Callable[[Exception], None]) -> None:
         self._report = report
@@ -138,8 +138,8 @@ class Poller:
     def close_socket(self, sock: Closable) -> None:
         """Stop watching `sock` and close it.
 
-        Its number may be given to a new socket at once. What the events in hand say of that number is not the new
-        one's, which began to be watched after they were taken.
+        A new socket may get its number at once. Events in hand with that number are not the new socket's, which was not
+        watched yet when they were taken.
         """
         fd = sock.fileno()
         self._handlers.pop(fd, None)
@@ -185,9 +185,9 @@ class Poller:
                 if looked > until:
                     busy.stop()
                     return
-                # Whoever waits for this processor goes first: it may be the one we wait for. Else it costs 0.4 us.
+                # Let others that wait for this processor go first: we may be waiting for one of them. It costs 0.4 us.
                 os.sched_yield()
-                began = now()  # the time of others is none of our turn's
+                began = now()  # the time that others took is not part of our turn
             waited = 0.0
 
     def _dispatch(self) -> list[tuple[int, int]]:
@@ -199,7 +199,7 @@ class Poller:
             if fd not in stale and (handler := handlers.get(fd)) is not None:
                 try:
                     handler(mask)
-                except Exception as exc:  # a defect of ours; the other edges are told only now, so go on
+                except Exception as exc:  # a defect of ours; the other events are reported only once, so go on
                     self._report(exc)
         if self._queue:
             self._queue.run(self._report, _BUSY_S)

@@ -1,4 +1,4 @@
-"""Turns that were cut short in favour of others, and go on after them."""
+"""Work that was interrupted so that others have their turn, and goes on after them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ class RunQueue(deque[Callable[[], None]]):
     """What is to be called once, in order. False when it is empty."""
 
     def run(self, report: Callable[[Exception], None], most_s: float) -> None:
-        """Call what is in it now, what comes meanwhile excepted; the rest stays if it takes longer than `most_s`. An
+        """Call what is in it now, but not what is added meanwhile. After `most_s` the rest stays for the next time. An
         exception goes to `report`, and the others have their turn all the same.
         """
         end = time.perf_counter() + most_s

@@ -99,7 +99,7 @@ class StreamRelay:
             self._pipe = None
 
     def attach(self, shared: Shared) -> None:
-        """In a copy of the process, which goes on with this relay: share with the others that are here."""
+        """In a copy of the process, which goes on with this relay: use what is shared there."""
         self._shared = shared
         if self._pipe is not None:
             shared.pipes.take_over()
@@ -220,7 +220,7 @@ class StreamRelay:
         except BlockingIOError:
             return False
         except OSError:
-            # A reset that came between the two calls. It is told once: to the next read it would look like the end.
+            # A reset came between the two calls. It is reported once: to the next read it would look like the end.
             self._failed = True
             return False
         return True

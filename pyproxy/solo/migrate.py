@@ -1,4 +1,4 @@
-"""Moving live connections to another process: all that is to know about fork(2).
+"""Moving live connections to another process: everything that has to do with fork(2).
 
     first process    fork; the connections that are to move are suspended, the others go on
     worker           closes its copies of what stays, makes a poller, pipes and a listener of its own
@@ -63,7 +63,7 @@ def become_worker(
         close_parents()
         sock = listener.leave_to_parent(kept)
         loop, own = build(sock)  # now that there are descriptors for it
-        # In the loop that runs: what it takes to run has been got by then, so nothing is lost if it cannot be.
+        # Inside the running loop: all that it needs has been had by then. If it cannot be had, nothing has been lost.
         loop.call_soon(_take_over, parent, kept, loop, own, started)
         loop.run_forever()
     finally:
@@ -91,6 +91,6 @@ def _take_over(
     except OSError:
         told = b""
     if told != GO:
-        os._exit(0)  # the first process is gone, or has thought better of it
+        os._exit(0)  # the first process is gone, or has given up on us
     started(loop, listener)
     listener.attach_connections(kept)

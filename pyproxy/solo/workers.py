@@ -56,7 +56,7 @@ class Pace(NamedTuple):
 
 
 def default_most() -> int:
-    """How many processes a port may have, if nobody says."""
+    """How many processes a port may have by default."""
     return min(_MOST, len(os.sched_getaffinity(0)))
 
 
@@ -137,9 +137,9 @@ class Workers:
         return self._summary()
 
     def tell(self) -> None:
-        """Log the `summary` as soon as all workers have answered, or had the time to."""
+        """Log the `summary` as soon as all workers have answered, or their time to answer is over."""
         if self._deadline is not None:
-            return  # the answer to the last question is on its way, and is one to this too
+            return  # the answer to an earlier question is on its way, and answers this one too
         self._unanswered = set(self._workers)
         ready = [worker for worker in self._workers if not worker.moving]  # the others are asked when they are
         for worker in ready:
@@ -244,7 +244,7 @@ class Workers:
             self._poller.unwatch(worker.sock.fileno())  # it ends, which its pidfd will tell
 
     def _hear(self, worker: _Worker) -> bool:
-        """Take in all that a worker has said; whether it is still there."""
+        """Read all that a worker has sent; return whether it is still there."""
         while True:
             try:
                 said = worker.sock.recv(_TOTALS.size)
@@ -261,7 +261,7 @@ class Workers:
                 self._answered(worker)
 
     def _let_go(self, worker: _Worker) -> None:
-        """It has closed its copies of what stays here; what moves is now its own."""
+        """The worker has closed its copies of what stays here; what moves is the worker's from now on."""
         assert worker.timer is not None
         worker.timer.cancel()
         with signals_blocked():  # totals that are half moved from one account to the other would be false

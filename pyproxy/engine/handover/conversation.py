@@ -1,6 +1,6 @@
-"""Words between two engines, on a SOCK_SEQPACKET socket: the side that serves while it speaks.
+"""Messages between two engines, on a SOCK_SEQPACKET socket, for the engine that serves meanwhile.
 
-Each word arrives whole, with its descriptors (unix(7), SCM_RIGHTS). Whoever waits here lets the data path go on.
+Each message arrives whole, with its descriptors (unix(7), SCM_RIGHTS). While we wait for one, the data path goes on.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Conversation:
         sock.setblocking(False)
 
     async def heard(self, within_s: float | None) -> bytes:
-        """The other's next word; empty at its end. OSError; TimeoutError, which is one, if it takes too long."""
+        """The other's next message; empty at its end. OSError; TimeoutError, which is one, if it takes too long."""
         await self._ready(self._loop.add_reader, self._loop.remove_reader, within_s)
         return self._sock.recv(100)
 

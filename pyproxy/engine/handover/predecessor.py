@@ -1,4 +1,4 @@
-"""An earlier engine whose connections have not ended yet, as the engine that has taken over sees it, and what it says.
+"""An earlier engine whose connections have not ended yet, as the engine that has taken over sees it.
 
 The socket of the hand-over stays open between the two, for as long as the earlier one drains:
 
@@ -6,9 +6,9 @@ The socket of the hand-over stays open between the two, for as long as the earli
     earlier  {"ports": [...]}      those of which there is something new, some in a message
     earlier  {"end": true, ...}    its totals; nothing more comes until the next `report`
 
-When it ends it reports once more, unasked. So every count goes on over an upgrade, and what still drains is listed. At
-the next upgrade the newest engine is given this socket too. Asked rather than told at intervals: nobody wakes up for
-figures that nobody reads.
+When the earlier engine ends, it reports once more, unasked. So every count goes on over an upgrade, and what still
+drains is listed. At the next upgrade the newest engine is given this socket too. Reports are sent when asked for, not
+at intervals: no process wakes up for figures that nobody reads.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 from pyproxy.core.counters import Counters
 from pyproxy.engine.ports import Ports
 
-# One with thousands of ports that all have news takes tens of milliseconds. One that hangs is listed as it last was.
+# An engine with news of thousands of ports takes tens of milliseconds. One that hangs is listed as it last was.
 _PATIENCE_S = 1.0
 
 # Engines say less at once: `reporting.py` cuts it into pieces.
@@ -51,7 +51,7 @@ class Predecessor:
         self._answer: asyncio.Future[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._listens = False
-        self._ask = b"report all"  # of what it told another engine there may be no news
+        self._ask = b"report all"  # it has no news of what it told another engine, which we may not know
 
     @property
     def live(self) -> int:

@@ -16,7 +16,7 @@ from pyproxy.engine.slices import sliced
 # A description is some 600 bytes as JSON: far below what the socket takes at once (net.core.wmem_default, 212,992).
 _PORTS_A_MESSAGE = 50
 
-# How long it may not read. It asks, so it reads.
+# How long the other may leave a report unread. It has asked, so it reads.
 _PATIENCE_S = 1.0
 
 

@@ -1,14 +1,14 @@
-"""A signal that a shell may have missed.
+"""A signal again, as a shell may have missed it.
 
-A parked stub waits in `read`. A signal that arrives after the shell has last looked for one, and before it is inside
-read(2), is noted by the shell's handler, but `read` then blocks all the same: the trap runs when the next signal comes,
-and `docker stop`, which waits without limit, hangs until then. `wait` has no such gap (it is sigsuspend(2)), but needs
-a child to wait for, which would cost every port 45 kB and a process.
+A stub that is served waits in `read`. A shell checks for signals, then calls read(2). A signal that comes between the
+two is noted by the shell's handler, but `read` blocks all the same: the trap runs only when the next signal comes, and
+`docker stop`, which waits without limit, hangs until then. `wait` has no such gap (it is sigsuspend(2)), but needs a
+child to wait for, which would cost every port 45 kB and a process.
 
-So the engine sends further signals: after moments, as most ports that are stopped so early are those of containers
-that fail at once. A nudge makes a shell look again, and opens the gap again: in bash for an instant, as it looks again
-inside `read`; in dash and busybox for as long as it takes to start over. For these two the last one is SIGCHLD, at
-which they look again inside `read` as well: of the gap a few machine instructions are left.
+So the engine sends further signals, nudges. The first comes soon, as most ports that are stopped early are those of
+containers that fail at once. A nudge makes the shell check again, and opens the gap again: in bash for an instant, as
+it checks inside `read`; in dash and busybox for as long as it takes to call `read` anew. For these two the last nudge
+is SIGCHLD, after which they too check inside `read`: of the gap a few machine instructions are left.
 """
 
 from __future__ import annotations

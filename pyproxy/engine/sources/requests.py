@@ -1,10 +1,10 @@
 """What stubs write into the FIFO, a line each. Pure: bytes in, requests out.
 
     serve PID COMMAND    serve the port that the command line names
-    stop PID COMMAND     let go of it, then say so
-    solo PID COMMAND     forget it: the process serves it itself from now on
+    stop PID COMMAND     close that port, then answer
+    solo PID COMMAND     forget that port: the process serves it itself from now on
 
-COMMAND is the stub's path and arguments, joined by spaces. It says nothing that is believed: the process is looked at
+COMMAND is the stub's path and arguments, joined by spaces. None of this is believed: the process itself is looked at
 (`stub.py`). A line is one write(2) of less than PIPE_BUF, which arrives whole (pipe(7)); what arrives otherwise was
 not written by a stub, and is dropped up to the next line's start.
 """

@@ -1,7 +1,8 @@
 """A stub, as the kernel shows it. What its request says is believed only as far as /proc says the same.
 
-First the pidfd, then the look into /proc, then whether the pidfd's process still lives: so all that was read is of one
-process, whatever became of its number meanwhile (pidfd_open(2)). Only who passes is ever sent a signal.
+First a pidfd is opened, then /proc is read, then the pidfd says whether its process still lives. If so, all that was
+read is of that one process, and not of a later one with the same number (pidfd_open(2)). Only a process that passes is
+ever sent a signal.
 """
 
 from __future__ import annotations
@@ -31,13 +32,13 @@ def _mask(*signals: int) -> int:
 
 
 _CAUGHT = _mask(YES, NO, NUDGE)
-# What a stub ignores from the moment on at which it stops, or goes solo: kept through exec (signal(7)).
+# What a stub ignores as soon as it stops, or has decided to serve its port itself: kept through exec (signal(7)).
 _IGNORED_STOPPING = _mask(signal.SIGINT, signal.SIGTERM)
 _IGNORED_SOLO = _mask(NO, NUDGE)
 
 
 class StubError(Exception):
-    """It cannot be served. The text says why, and what would mend it."""
+    """It cannot be served. The text says why, and what would help."""
 
 
 class NotAStubError(StubError):
@@ -78,7 +79,7 @@ class Stub:
 
     @property
     def stops(self) -> bool:
-        """Whether it has been stopped, by the signals that it ignores since."""
+        """Whether it has been stopped: it then ignores certain signals."""
         return self._ignores(_IGNORED_STOPPING)
 
     @property

@@ -7,9 +7,19 @@ from pathlib import Path
 import pytest
 
 from bench.report.compare import compare
-from bench.report.markdown import README_BEGIN, README_END, markdown, readme_section, update_readme
+from bench.report.markdown import (
+    SECTION_BEGIN,
+    SECTION_END,
+    benchmark_section,
+    markdown,
+    readme_section,
+    update_section,
+)
 from bench.report.rows import number, rows
+from bench.results import read
 from tests.support.bench import new_run
+
+TREE = Path(__file__).parents[3]
 
 
 @pytest.mark.parametrize(
@@ -67,16 +77,26 @@ def test_the_report_says_which_versions_were_measured() -> None:
     assert "Versions" not in markdown(run)
     run.peers = {"docker-proxy": "Docker version 20.10.24", "direct": "", "docker-proxy-28": "version 28.5.2"}
     assert "- Versions: docker-proxy: Docker version 20.10.24; docker-proxy-28: version 28.5.2." in markdown(run)
-    assert "\nVersions: docker-proxy: " in readme_section(run, "bench/results/run.json")
+    assert "\nVersions: docker-proxy: " in benchmark_section(run, "bench/results/run.json")
 
 
-def test_the_readme_is_changed_between_its_marks_only(tmp_path: Path) -> None:
+def test_a_page_is_changed_between_its_marks_only(tmp_path: Path) -> None:
     readme = tmp_path / "README.md"
-    readme.write_text(f"before\n{README_BEGIN}\nof yesterday\n{README_END}\nafter\n")
+    readme.write_text(f"before\n{SECTION_BEGIN}\nof yesterday\n{SECTION_END}\nafter\n")
     run = new_run(start={"pyproxy": [{"answer_p50_ms": 8.0}], "docker-proxy": [{"answer_p50_ms": 2.0}]})
-    update_readme(readme, readme_section(run, "bench/results/run.json"))
+    update_section(readme, benchmark_section(run, "bench/results/run.json"))
     text = readme.read_text()
-    assert text.startswith(f"before\n{README_BEGIN}\nRatios")
-    assert text.endswith(f"{README_END}\nafter\n")
+    assert text.startswith(f"before\n{SECTION_BEGIN}\nRatios")
+    assert text.endswith(f"{SECTION_END}\nafter\n")
     assert "| Start of one proxy | spawn to answer, p50, less is better | 4.00 (once) |" in text
     assert "of yesterday" not in text
+
+
+def test_the_readme_has_ten_rows_of_the_kept_run_and_the_benchmark_page_has_all() -> None:
+    kept = max((TREE / "bench/results").glob("*.json"))
+    run = read(kept)
+    readme, page = ((TREE / name).read_text() for name in ("README.md", "docs/benchmark.md"))
+    assert f"{SECTION_BEGIN}\n{readme_section(run)}{SECTION_END}" in readme
+    assert f"{SECTION_BEGIN}\n{benchmark_section(run, str(kept.relative_to(TREE)))}{SECTION_END}" in page
+    _title, _rule, *rows_of_readme = [line for line in readme_section(run).splitlines() if line.startswith("| ")]
+    assert len(rows_of_readme) == 10
