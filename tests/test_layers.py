@@ -37,6 +37,7 @@ HEAVY = {
     "ctypes",
     "dataclasses",
     "enum",
+    "fcntl",
     "inspect",
     "json",
     "logging",
