@@ -61,7 +61,7 @@ def test_a_port_survives_an_upgrade_of_pyproxy(installation: Installation, backe
         command = Path(f"/proc/{proxy.process.pid}/cmdline").read_text().split("\0")
         assert "-use-listen-fd" in command
         assert f"serving -> 127.0.0.1:{backend[1]}" in proxy.line()
-        assert "1 connections" in proxy.totals()
+        assert "1 connection" in proxy.totals()
 
 
 def test_a_port_survives_a_patch_of_python(
@@ -120,7 +120,7 @@ def test_what_is_loaded_serves_where_nothing_that_is_installed_does(
 def test_a_port_whose_program_is_gone_says_so(installation: Installation, backend: tuple[str, int], rest: bool) -> None:
     with before(backend, program=str(installation.program)) as proxy:
         if rest:
-            (installation.packages / "pyproxy" / "solo.py").unlink()
+            shutil.rmtree(installation.packages / "pyproxy" / "solo")
         else:
             shutil.rmtree(installation.prefix)
         with contextlib.suppress(ConnectionResetError):
