@@ -28,7 +28,7 @@ if TYPE_CHECKING:  # typing would cost a start-up 8 ms
 
     Value = str | int | float | bool | None
 
-# A sleep of a millisecond has long been worth it: spinning for longer would only keep a processor from others.
+# Next to a wait of a millisecond, going to sleep costs little: spinning for longer only keeps a processor from others.
 _MOST_BUSY_POLL_US = 1000
 
 # Limits are looked at four times within their length (listener.py), each time over all connections: with ten thousand
@@ -105,19 +105,23 @@ PORT_OPTIONS = (
 
 LIMIT_OPTIONS = (
     Option("connect-timeout", SECONDS, 0.0, "S",
-           "give up dialing the container; 0 leaves it to the kernel, about 130 s", lowest=SHORTEST_LIMIT_S),
+           "give up connecting to the container after this time; 0 leaves it to the kernel, about 130 s",
+           lowest=SHORTEST_LIMIT_S),
     Option("idle-timeout", SECONDS, 0.0, "S",
-           "end a TCP or SCTP connection on which nothing has moved", lowest=SHORTEST_LIMIT_S),
+           "end a TCP or SCTP connection on which nothing has moved for this time", lowest=SHORTEST_LIMIT_S),
     Option("half-closed-timeout", SECONDS, 0.0, "S",
-           "end a TCP connection of which one side has finished and nothing has moved", lowest=SHORTEST_LIMIT_S),
+           "end a TCP connection of which one side has finished and on which nothing has moved for this time",
+           lowest=SHORTEST_LIMIT_S),
     Option("udp-max-flows", NUMBER, DEFAULT_UDP_MAX_FLOWS, "N",
-           "at most this many UDP clients at once; the longest silent goes first, at least 1",
+           "at most this many UDP clients at once, 1 or more; the one that has been silent longest makes room for a new"
+           " one",
            lowest=1, highest=1_000_000),
 )  # fmt: skip
 
 BUSY_POLL = Option(
     "busy-poll", NUMBER, DEFAULT_BUSY_POLL_US, "USEC",
-    "look for more to do for this long before sleeping, while answers come that fast; 0: never",
+    "while client and container answer each other quickly, ask the kernel for more events for this many microseconds"
+    " before sleeping; 0: never",
     highest=_MOST_BUSY_POLL_US, unit="microseconds",
 )  # fmt: skip
 
@@ -129,8 +133,9 @@ LOOP = Option(
 OTHER_OPTIONS = (
     BUSY_POLL,
     Option("workers", NUMBER, 0, "N",
-           "at most this many processes while a TCP port keeps one busy and the machine has a processor to spare, or"
-           " messages wait for bulk; 1: never more than one, 0: as many as processors, 4 at most", highest=64),
+           "at most this many processes for a TCP port. One is added while the port keeps a processor busy and another"
+           " is idle, or while small messages wait for bulk transfers; 1: none is added, 0: as many as processors, 4 at"
+           " most", highest=64),
     LOOP,
     Option("version", SWITCH, False, "", "print the version", short="v"),
     Option("help", SWITCH, False, "", "print this text", short="h"),
@@ -147,7 +152,7 @@ _BOOLEANS = dict.fromkeys(("1", "t", "T", "true", "TRUE", "True"), True) | dict.
 # Units of Go's time.ParseDuration, in seconds.
 _UNITS = {"ns": 1e-9, "us": 1e-6, "\u00b5s": 1e-6, "\u03bcs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 
-# Longer than any host stays up; where a clock's arithmetic is exact still.
+# Longer than any host stays up, and small enough for a clock's arithmetic to be exact.
 _MOST_SECONDS = 1e9
 
 
@@ -192,7 +197,7 @@ def parse(arguments: list[str]) -> Settings:
 
 
 def seconds(text: str) -> float:
-    """`30`, `0.5`, or with units, as Go writes durations: `300ms`, `5m`, `1h30m`. ValueError says what would do."""
+    """`30`, `0.5`, or with units, as Go writes durations: `300ms`, `5m`, `1h30m`. ValueError says what is accepted."""
     total, rest = 0.0, text
     while rest:
         number = _leading(rest, "0123456789.")
@@ -291,7 +296,7 @@ _READERS: dict[int, Callable[[Option, str], Value]] = {
 
 def is_decimal(digits: str) -> bool:
     """Whether a number is written as Go would print it, and is no longer than any that an option takes."""
-    # Go would read 010 as 8 and 0x50 as 80: for a port both are likelier a slip than a wish.
+    # Go would read 010 as 8 and 0x50 as 80: for a port both are more likely slips than meant.
     return digits.isascii() and digits.isdigit() and (digits[0] != "0" or digits == "0") and len(digits) <= 9
 
 

@@ -90,7 +90,7 @@ def _installed(options: argparse.Namespace) -> list[Change]:
             notes = {"blank": blank, "text": daemon_now if blank else None, "value": value}
         daemon_next = daemonjson.with_value(daemon_now or "", ours)
     except daemonjson.DaemonJsonError as exc:
-        raise InstallError(f"{daemon_path}: {exc}: mend it first, as dockerd would not start with it either") from exc
+        raise InstallError(f"{daemon_path}: {exc}: fix it first, as dockerd would not start with it either") from exc
     return [
         Change(unit_path, unit_now, unit.text_of(str(program), arguments, notes | {"set": ours})),
         Change(daemon_path, daemon_now, daemon_next),

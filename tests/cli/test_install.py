@@ -90,7 +90,7 @@ def test_a_daemon_json_that_cannot_be_read_is_left_alone(root: Path, text: str) 
     (root / DAEMON).write_text(text)
     done = pyproxy("install", "--yes", "--root", str(root))
     assert done.returncode == 1
-    assert "mend it first" in done.stderr
+    assert "fix it first" in done.stderr
     assert (root / DAEMON).read_text() == text
     assert not (root / UNIT).exists()
 
