@@ -149,8 +149,11 @@ def _attempt(arguments: list[str]) -> None:
     from pyproxy.interpreter import find_packages
 
     find_packages()
+    from importlib import import_module
+
     from pyproxy.relay.loop import new_loop
 
+    import_module("pyproxy.solo.serve")
     new_loop(settings.loop).close()
 
 

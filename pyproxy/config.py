@@ -21,8 +21,8 @@ PROTOCOLS = (TCP, UDP, SCTP)
 # 90 s idle limit it takes 180 new clients a second, sustained, to reach it.
 DEFAULT_UDP_MAX_FLOWS = 16_384
 
-# Most of a short round trip is going to sleep and being woken (bench/NOTES.md). Longer than a container needs to answer
-# a small request, shorter than anybody's sleep is worth.
+# Most of a short round trip is going to sleep and being woken (bench/NOTES.md). This is longer than a container takes
+# to answer a small request, and too short to keep a processor from others.
 DEFAULT_BUSY_POLL_US = 60
 
 

@@ -14,7 +14,6 @@ from pyproxy.config import (
     DEFAULT_BUSY_POLL_US,
     DEFAULT_UDP_MAX_FLOWS,
     PROTOCOLS,
-    Frozen,
     Limits,
     PublishedPort,
     Settings,
@@ -29,7 +28,7 @@ if TYPE_CHECKING:  # typing would cost a start-up 8 ms
 
     Value = str | int | float | bool | None
 
-# A sleep of a millisecond has long been worth it: spinning for longer would only keep a processor from others.
+# Next to a wait of a millisecond, going to sleep costs little: spinning for longer only keeps a processor from others.
 _MOST_BUSY_POLL_US = 1000
 
 # Limits are looked at four times within their length (listener.py), each time over all connections: with ten thousand
@@ -41,12 +40,12 @@ SHORTEST_LIMIT_S = 0.1
 ADDRESS, CHOICE, NUMBER, SECONDS, SWITCH, ENDPOINT, FOLDER, TEXT = range(8)
 
 
-class Option(Frozen):
+class Option:
     """A flag: its name, what kind of value it takes, what goes for that in a help text, and what it means.
 
     `default` None: there is none. `default_words`: what a help text says of the default, if not the value itself.
     `lowest` and `highest` are a NUMBER's, `choices` a CHOICE's. `short`: another name, of one letter. `unit`: what a
-    NUMBER counts.
+    NUMBER counts. Not `Frozen`: there are many of them at each start-up, which would take that 0.1 ms longer.
     """
 
     __slots__ = (
@@ -106,19 +105,23 @@ PORT_OPTIONS = (
 
 LIMIT_OPTIONS = (
     Option("connect-timeout", SECONDS, 0.0, "S",
-           "give up dialing the container; 0 leaves it to the kernel, about 130 s", lowest=SHORTEST_LIMIT_S),
+           "give up connecting to the container after this time; 0 leaves it to the kernel, about 130 s",
+           lowest=SHORTEST_LIMIT_S),
     Option("idle-timeout", SECONDS, 0.0, "S",
-           "end a TCP or SCTP connection on which nothing has moved", lowest=SHORTEST_LIMIT_S),
+           "end a TCP or SCTP connection on which nothing has moved for this time", lowest=SHORTEST_LIMIT_S),
     Option("half-closed-timeout", SECONDS, 0.0, "S",
-           "end a TCP connection of which one side has finished and nothing has moved", lowest=SHORTEST_LIMIT_S),
+           "end a TCP connection of which one side has finished and on which nothing has moved for this time",
+           lowest=SHORTEST_LIMIT_S),
     Option("udp-max-flows", NUMBER, DEFAULT_UDP_MAX_FLOWS, "N",
-           "at most this many UDP clients at once; the longest silent goes first, at least 1",
+           "at most this many UDP clients at once, 1 or more; the one that has been silent longest makes room for a new"
+           " one",
            lowest=1, highest=1_000_000),
 )  # fmt: skip
 
 BUSY_POLL = Option(
     "busy-poll", NUMBER, DEFAULT_BUSY_POLL_US, "USEC",
-    "look for more to do for this long before sleeping, while answers come that fast; 0: never",
+    "while client and container answer each other quickly, ask the kernel for more events for this many microseconds"
+    " before sleeping; 0: never",
     highest=_MOST_BUSY_POLL_US, unit="microseconds",
 )  # fmt: skip
 
@@ -130,8 +133,9 @@ LOOP = Option(
 OTHER_OPTIONS = (
     BUSY_POLL,
     Option("workers", NUMBER, 0, "N",
-           "at most this many processes while a TCP port keeps one busy and the machine has a processor to spare, or"
-           " messages wait for bulk; 1: never more than one, 0: as many as processors, 4 at most", highest=64),
+           "at most this many processes for a TCP port. One is added while the port keeps a processor busy and another"
+           " is idle, or while small messages wait for bulk transfers; 1: none is added, 0: as many as processors, 4 at"
+           " most", highest=64),
     LOOP,
     Option("version", SWITCH, False, "", "print the version", short="v"),
     Option("help", SWITCH, False, "", "print this text", short="h"),
@@ -292,7 +296,7 @@ _READERS: dict[int, Callable[[Option, str], Value]] = {
 
 def is_decimal(digits: str) -> bool:
     """Whether a number is written as Go would print it, and is no longer than any that an option takes."""
-    # Go would read 010 as 8 and 0x50 as 80: for a port both are likelier a slip than a wish.
+    # Go would read 010 as 8 and 0x50 as 80: for a port both are more likely slips than meant.
     return digits.isascii() and digits.isdigit() and (digits[0] != "0" or digits == "0") and len(digits) <= 9
 
 

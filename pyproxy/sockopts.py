@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import _socket
 import errno
-import fcntl
 import sys
 
 from pyproxy.config import SCTP, TCP
@@ -28,9 +27,7 @@ _BULK_BUFFER_BYTES = 512 << 10
 _NEAR_US = 200
 _MIN_RTT_AT = 148
 
-# include/uapi/linux/tcp.h, and include/uapi/linux/sockios.h (where it is TIOCOUTQ).
-_TCP_NOTSENT_LOWAT = 25
-_SIOCOUTQ = 0x5411
+_TCP_NOTSENT_LOWAT = 25  # include/uapi/linux/tcp.h
 
 _TCP_ESTABLISHED = 1  # include/net/tcp_states.h
 
@@ -105,16 +102,6 @@ def bound_receive_buffer(sock: _socket.socket) -> None:
             sock.setsockopt(_socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BULK_BUFFER_BYTES)
     except OSError:
         return  # EPERM mostly; it is an advantage, and not needed
-
-
-def unacknowledged_bytes(sock: _socket.socket) -> int:
-    """How many bytes sent on `sock`, its end (FIN) included, the far kernel has not acknowledged yet (tcp(7),
-    SIOCOUTQ). 0 for SCTP, which cannot say (net/sctp/socket.c, sctp_ioctl), and for a socket that is closed.
-    """
-    try:
-        return int.from_bytes(fcntl.ioctl(sock.fileno(), _SIOCOUTQ, bytes(4)), sys.byteorder)
-    except (OSError, ValueError):
-        return 0
 
 
 def signal_when_all_sent(sock: _socket.socket) -> None:

@@ -6,10 +6,10 @@ import re
 from pathlib import Path
 
 import pytest
-from pyproxy.cli.options import ENGINE_OPTIONS
 
+from pyproxy.cli.verbs import ENGINE_OPTIONS
 from pyproxy.core.counters import Counters
-from pyproxy.flags import _FLAGS
+from pyproxy.flags import OPTIONS
 
 TREE = Path(__file__).parents[1]
 PAGES = sorted([*TREE.glob("*.md"), *TREE.glob("docs/*.md")])
@@ -40,10 +40,10 @@ def test_each_link_leads_to_a_file_and_a_heading(page: Path) -> None:
 
 def test_the_page_on_operating_names_each_setting() -> None:
     text = (TREE / "docs/operating.md").read_text()
-    for name in _FLAGS.keys() - NO_SETTINGS:
+    for name in OPTIONS.keys() - NO_SETTINGS:
         assert f"| `-{name} " in text, name
     for option in ENGINE_OPTIONS:
-        assert f"`--{option.name} {option.metavar}`" in text, option.name
+        assert f"`--{option.name} {option.value}`" in text, option.name
 
 
 def test_the_page_on_operating_names_each_figure() -> None:

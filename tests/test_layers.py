@@ -39,6 +39,7 @@ HEAVY = {
     "ctypes",
     "dataclasses",
     "enum",
+    "fcntl",
     "inspect",
     "json",
     "logging",

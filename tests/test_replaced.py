@@ -120,7 +120,7 @@ def test_what_is_loaded_serves_where_nothing_that_is_installed_does(
 def test_a_port_whose_program_is_gone_says_so(installation: Installation, backend: tuple[str, int], rest: bool) -> None:
     with before(backend, program=str(installation.program)) as proxy:
         if rest:
-            (installation.packages / "pyproxy" / "solo.py").unlink()
+            shutil.rmtree(installation.packages / "pyproxy" / "solo")
         else:
             shutil.rmtree(installation.prefix)
         with contextlib.suppress(ConnectionResetError):

@@ -18,7 +18,7 @@ _PATIENCE_S = 5.0
 
 
 class ClientError(Exception):
-    """The engine does not answer, or not as wished. The text says what to do."""
+    """The engine does not answer, or answers with an error. The text says what to do."""
 
 
 def ask(run_dir: Path | None, method: str, path: str, body: object = None) -> Any:

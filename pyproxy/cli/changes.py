@@ -143,7 +143,7 @@ def read(path: Path) -> str | None:
     except FileNotFoundError:
         return None
     except (OSError, UnicodeDecodeError) as exc:
-        raise InstallError(f"{path} cannot be read: {exc}: run this as root, or mend the file") from exc
+        raise InstallError(f"{path} cannot be read: {exc}: run this as root, or fix the file") from exc
 
 
 def _difference(change: Change) -> list[str]:

@@ -26,7 +26,7 @@ def _ports(options: argparse.Namespace) -> None:
 
     found = all_ports(ask(options.run_dir, "GET", "/ports"))
     if not found:
-        print("The engine serves no ports yet: those of containers that are started from now on come here.")
+        print("The engine serves no ports yet: those of containers that are started from now on will be here.")
         return
     # Piped, a table must not be cut to a terminal's columns.
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None

@@ -60,5 +60,5 @@ def _uninstalled(root: Path) -> list[Change]:
             if notes["blank"] and daemonjson.is_empty(daemon_next):
                 daemon_next = notes["text"]
     except daemonjson.DaemonJsonError as exc:
-        raise InstallError(f'{daemon_path}: {exc}: mend it first, or take "{daemonjson.KEY}" out by hand') from exc
+        raise InstallError(f'{daemon_path}: {exc}: fix it first, or take "{daemonjson.KEY}" out by hand') from exc
     return [*changes, Change(daemon_path, daemon_now, daemon_next)]

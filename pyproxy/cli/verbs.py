@@ -28,7 +28,7 @@ class Verb(NamedTuple):
 
 HELP = Option("help", SWITCH, False, "", "print this text", short="h")
 
-KEPT = "Of the engine; kept in its unit, by later installations too"
+KEPT = "Flags of the engine, kept in its unit, by later installations too"
 
 _DEFAULT_RUN_DIR = "default /run/pyproxy; for others than root, pyproxy in $XDG_RUNTIME_DIR"
 
@@ -36,11 +36,13 @@ _RUN_DIR = Option("run-dir", FOLDER, None, "DIR", "the engine's run directory", 
 
 ENGINE_OPTIONS = (
     Option("drain", SECONDS, 30.0, "S",
-           "what established connections get to end by themselves when another engine takes over, in seconds or as 5m"),
+           "how long established connections may go on when another engine takes over, in seconds or with a unit, as"
+           " 5m"),
     Option("drain-unpublished", SECONDS, 0.0, "S",
-           "the same when their port is unpublished; 0 resets them at once, as docker-proxy does"),
+           "how long they may go on when their port is unpublished; 0 resets them at once, as docker-proxy does"),
     Option("metrics", ENDPOINT, None, "ADDRESS:PORT",
-           "serve /metrics to Prometheus there too, at :PORT on every address; it is always on the control socket"),
+           "serve /metrics for Prometheus on this TCP address too; :PORT is every address. It is always on the control"
+           " socket"),
     BUSY_POLL,
     LOOP,
 )  # fmt: skip
@@ -54,42 +56,43 @@ _SHORTEST_INTERVAL_S = 0.05
 _CHANGES = (
     Option("dry-run", SWITCH, False, "", "show the changes, and make none"),
     Option("yes", SWITCH, False, "", "do not ask"),
-    Option("root", FOLDER, "/", "DIR", "another system's root directory; systemctl is then yours to call"),
+    Option("root", FOLDER, "/", "DIR", "root directory of another system; you then call systemctl there yourself"),
 )
 
 VERBS = {
     "engine": Verb(
         "serve every published port of this host in one process",
-        "Serve every published port of this host in one process. dockerd has to start pyproxy-stub, in docker-proxy's"
-        " place (`pyproxy install` sets that up); ports whose containers are started from then on come here.",
+        "Serve every published port of this host in one process. For that dockerd has to start pyproxy-stub instead of"
+        " docker-proxy, which `pyproxy install` sets up. Ports of containers that are started from then on are served"
+        " here.",
         (
-            Option("run-dir", FOLDER, None, "DIR", "where stubs and `pyproxy ports` find it",
+            Option("run-dir", FOLDER, None, "DIR", "run directory, where stubs find the engine",
                    default_words=_DEFAULT_RUN_DIR),
             Option("replace", SWITCH, False, "",
-                   "take over from the engine that runs: no connection is refused, none is cut"),
+                   "take over from the engine that runs, without refusing a client"),
             Option("check", SWITCH, False, "",
-                   "see that the flags are right and that what it needs is installed, and end"),
+                   "check the flags, and that what it needs is installed; then end"),
             *ENGINE_OPTIONS,
         ),
     ),
     "ports": Verb(
         "list the ports that the engine serves",
         "List the ports that the engine serves.",
-        (_RUN_DIR, Option("json", SWITCH, False, "", "the control API's own words")),
+        (_RUN_DIR, Option("json", SWITCH, False, "", "what the control API answers, as JSON")),
     ),
     "top": Verb(
         "watch what moves through the engine's ports",
         "Watch the ports: rates, connections, flows, errors. Ends with q or Ctrl-C.",
         (
             _RUN_DIR,
-            Option("interval", SECONDS, 1.0, "S", "seconds between looks", lowest=_SHORTEST_INTERVAL_S),
-            Option("count", NUMBER, 0, "N", "end after N looks; 0: never", highest=999_999_999),
+            Option("interval", SECONDS, 1.0, "S", "seconds between two updates", lowest=_SHORTEST_INTERVAL_S),
+            Option("count", NUMBER, 0, "N", "end after N updates; 0: never", highest=999_999_999),
             Option("sort", CHOICE, "traffic", "ORDER", f"what comes first: {', '.join(ORDERS)}", choices=ORDERS),
         ),
     ),
     "drain": Verb(
         "refuse new clients of a port, keep the others",
-        "Refuse new clients of a TCP port from now on; those that are connected stay. Its container goes on.",
+        "Refuse new clients of a TCP port from now on. Connected ones stay, and the container goes on running.",
         (_RUN_DIR,),
         Option("port", TEXT, None, "PORT", "its number, as in 80 or 80/tcp, or its name as `pyproxy ports` has it"),
     ),
@@ -99,14 +102,14 @@ VERBS = {
         (
             *_CHANGES,
             Option("defaults", SWITCH, False, "",
-                   "forget the flags of the engine that earlier installations were given"),
+                   "drop the engine's flags that earlier installations were given"),
         ),
         kept=ENGINE_OPTIONS,
     ),
     "uninstall": Verb(
-        "undo what install has done",
-        "Undo `pyproxy install`, exactly. Ports that stubs hold are served on, by a process each. A userland-proxy-path"
-        " that was set since stays.",
+        "undo what install did",
+        "Undo `pyproxy install`, exactly. Ports that stubs hold are served on, by one process each. A"
+        " userland-proxy-path that somebody has set since stays.",
         _CHANGES,
     ),
     "completion": Verb(
@@ -118,7 +121,7 @@ VERBS = {
     ),
 }  # fmt: skip
 VERBS["help"] = Verb(
-    "this text, or that of a subcommand: pyproxy help drain",
+    "print this text, or that of a subcommand: pyproxy help drain",
     "Print what pyproxy does and takes, or what a subcommand does and takes.",
     argument=Option("subcommand", CHOICE, None, "SUBCOMMAND", "which", choices=tuple(VERBS), default_words="optional"),
 )

@@ -15,10 +15,10 @@ import select
 
 from pyproxy.core import ending
 from pyproxy.core.ending import CLOSED, READ, WRITE, YIELD
-from pyproxy.relay.flush import Flush, Progress, discard
+from pyproxy.relay.flush import Flush, Progress, discard, unacknowledged_bytes
 from pyproxy.relay.hooks import Owner, Relay
 from pyproxy.relay.poller import BOTH_EDGES, READABLE, WRITABLE
-from pyproxy.sockopts import close_politely, close_with_reset, is_connected_to_itself, unacknowledged_bytes
+from pyproxy.sockopts import close_politely, close_with_reset, is_connected_to_itself
 
 # How a connection came to its end.
 COMPLETE, FAILED, RESET, TIMED_OUT = range(4)

@@ -11,11 +11,15 @@ from __future__ import annotations
 
 import _socket
 import asyncio
+import fcntl
 import select
+import sys
 from collections.abc import Callable
 
 from pyproxy.relay.poller import BOTH_EDGES, READABLE, WRITABLE, Poller
-from pyproxy.sockopts import signal_when_all_sent, unacknowledged_bytes
+from pyproxy.sockopts import signal_when_all_sent
+
+_SIOCOUTQ = 0x5411  # include/uapi/linux/sockios.h, where it is TIOCOUTQ
 
 # How long the last bytes of a side that was reset wait for the other side to take them, while nothing moves. On a
 # direct connection they would wait in the reader's own kernel, without limit; here they hold memory and descriptors.
@@ -127,3 +131,13 @@ def discard(sock: _socket.socket) -> bool:
     except OSError:  # nothing more for now; or a reset, of which there is an event
         return False
     return True
+
+
+def unacknowledged_bytes(sock: _socket.socket) -> int:
+    """How many bytes sent on `sock`, its end (FIN) included, the far kernel has not acknowledged yet (tcp(7),
+    SIOCOUTQ). 0 for SCTP, which cannot say (net/sctp/socket.c, sctp_ioctl), and for a socket that is closed.
+    """
+    try:
+        return int.from_bytes(fcntl.ioctl(sock.fileno(), _SIOCOUTQ, bytes(4)), sys.byteorder)
+    except (OSError, ValueError):
+        return 0
