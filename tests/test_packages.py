@@ -6,6 +6,7 @@ machine's, its /opt is put in the place of this one's, in a private mount namesp
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -147,7 +148,7 @@ def test_the_wheel_says_that_it_is_typed_and_needs_uvloop_alone(wheel: Path) -> 
     program = "import importlib.metadata, pathlib, pyproxy; print(importlib.metadata.requires('pyproxyd'));"
     program += "assert (pathlib.Path(pyproxy.__path__[0]) / 'py.typed').exists()"
     said = subprocess.run([wheel / "python", "-I", "-c", program], capture_output=True, text=True, check=True).stdout
-    assert [each for each in eval(said) if "extra ==" not in each] == ["uvloop<1,>=0.21"]
+    assert [each for each in ast.literal_eval(said) if "extra ==" not in each] == ["uvloop<1,>=0.21"]
 
 
 def test_the_package_puts_everything_in_its_place(root: Root) -> None:
