@@ -6,7 +6,9 @@ import argparse
 import contextlib
 import difflib
 import os
+import select
 import shlex
+import signal
 import subprocess
 import sys
 import tempfile
@@ -158,12 +160,29 @@ def _confirm(options: argparse.Namespace) -> None:
     if options.yes:
         return
     try:
-        answer = input("Make these changes? [y/N] ")
-    except (EOFError, KeyboardInterrupt) as exc:
+        answer = _answer_to("Make these changes? [y/N] ")
+    except KeyboardInterrupt as exc:
         print()  # the cursor is behind the question
         raise InstallError("nothing is changed") from exc
+    if not answer:
+        print()
     if answer.strip().lower() not in ("y", "yes"):
         raise InstallError("nothing is changed")
+
+
+def _answer_to(question: str) -> str:
+    """A line, or nothing at the end of the input. KeyboardInterrupt."""
+    print(question, end="", flush=True)
+    read, write = os.pipe2(os.O_NONBLOCK)
+    before = signal.set_wakeup_fd(write)
+    try:
+        # A signal that comes just before a read would wait with it for the next key.
+        select.select([sys.stdin, read], [], [])
+        return sys.stdin.readline()
+    finally:
+        signal.set_wakeup_fd(before)
+        os.close(read)
+        os.close(write)
 
 
 def _taken_back(begun: list[Step]) -> list[str]:
