@@ -14,7 +14,6 @@ from tests.support.engine import (
     LOCAL,
     Engine,
     publish,
-    until,
 )
 from tests.support.parent import exchange_tcp
 from tests.support.proxy import PATIENCE_S
@@ -28,18 +27,26 @@ class Exchanges:
         self.count = 0
         self.longest_s = 0.0
         self._address = address
+        self._wanted = 0
+        self._reached = threading.Event()
         self._ended = False
         self._thread = threading.Thread(target=self._run)
 
     def __enter__(self) -> Exchanges:
         self._thread.start()
-        until(lambda: self.count > 10)
+        self.await_more(10)
         self.longest_s = 0.0
         return self
 
     def __exit__(self, *_: object) -> None:
         self._ended = True
         self._thread.join()
+
+    def await_more(self, count: int) -> None:
+        """Asleep: a thread that looks again and again would keep this one from the interpreter."""
+        self._reached.clear()
+        self._wanted = self.count + count
+        assert self._reached.wait(PATIENCE_S)
 
     def _run(self) -> None:
         with socket.create_connection(self._address, timeout=PATIENCE_S) as client:
@@ -49,6 +56,8 @@ class Exchanges:
                 assert client.recv(1) == b"x"
                 self.longest_s = max(self.longest_s, time.perf_counter() - began)
                 self.count += 1
+                if self.count >= self._wanted:
+                    self._reached.set()
 
 
 # Each takes tens of steps: in one go, one or two exchanges would be under way.
@@ -65,8 +74,8 @@ def test_a_peer_that_does_not_read_holds_up_no_traffic(engine: Engine, run_dir: 
             deaf.connect(str(run_dir / "handover"))
             deaf.send(b"hello")
             deaf.recv(1, socket.MSG_PEEK)  # it has begun
-            began, count = time.monotonic(), exchanges.count
-            until(lambda: exchanges.count > count + 500)
+            began = time.monotonic()
+            exchanges.await_more(500)
             assert time.monotonic() - began < 2.0  # it used to be 5 s before it gave up
         engine.await_line("failed to take over")
         assert exchange_tcp(address) == b"over and back"
