@@ -38,6 +38,31 @@ SYSTEM_CALLS = ("@system-service", "pidfd_getfd")
 _NOTES = "[X-pyproxy]\nInstalled="
 
 
+# What the service may not do (systemd.exec(5)).
+_HARDENING = f"""\
+CapabilityBoundingSet={" ".join(CAPABILITIES)}
+NoNewPrivileges=yes
+ProtectSystem=strict
+ProtectHome=read-only
+PrivateTmp=yes
+PrivateDevices=yes
+ProtectClock=yes
+ProtectControlGroups=yes
+ProtectHostname=yes
+ProtectKernelLogs=yes
+ProtectKernelModules=yes
+ProtectKernelTunables=yes
+LockPersonality=yes
+RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6
+RestrictNamespaces=yes
+RestrictRealtime=yes
+RestrictSUIDSGID=yes
+RemoveIPC=yes
+SystemCallArchitectures=native
+SystemCallFilter={" ".join(SYSTEM_CALLS)}
+SystemCallErrorNumber=EPERM"""
+
+
 def text_of(program: str, arguments: Sequence[str], notes: dict[str, Any]) -> str:
     """The unit that runs `program engine` with these arguments, with `notes` for `notes_of`."""
     return f"""\
@@ -68,27 +93,7 @@ LimitNOFILE=1048576
 CPUWeight=1000
 UMask=0077
 
-CapabilityBoundingSet={" ".join(CAPABILITIES)}
-NoNewPrivileges=yes
-ProtectSystem=strict
-ProtectHome=read-only
-PrivateTmp=yes
-PrivateDevices=yes
-ProtectClock=yes
-ProtectControlGroups=yes
-ProtectHostname=yes
-ProtectKernelLogs=yes
-ProtectKernelModules=yes
-ProtectKernelTunables=yes
-LockPersonality=yes
-RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6
-RestrictNamespaces=yes
-RestrictRealtime=yes
-RestrictSUIDSGID=yes
-RemoveIPC=yes
-SystemCallArchitectures=native
-SystemCallFilter={" ".join(SYSTEM_CALLS)}
-SystemCallErrorNumber=EPERM
+{_HARDENING}
 
 [Install]
 WantedBy=multi-user.target docker.service
