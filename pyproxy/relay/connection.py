@@ -2,9 +2,9 @@
 
 States: dialing (the client waits, unread, its bytes in the kernel), relaying, draining (one side has been reset, and
 what it sent before is on its way to the other), closed. The connection owns both sockets from its construction on and
-closes them once, through the poller; a relay only borrows them. Its owner, the listener, is told of the end by
-`Owner.connection_over`. Both sockets are set up so that closing them resets the connection (`sockopts.tune`): an
-orderly end has to be asked for.
+closes them once, through the poller; a relay only borrows them. The listener is told of the end by
+`ListenerHooks.connection_closed`. Both sockets are set up so that closing them resets the connection
+(`sockopts.tune`): an orderly end has to be asked for.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import select
 from pyproxy.core import ending
 from pyproxy.core.ending import CLOSED, READ, WRITE, YIELD
 from pyproxy.relay.flush import Flush, Progress, discard, unacknowledged_bytes
-from pyproxy.relay.hooks import Owner, Relay
+from pyproxy.relay.hooks import ListenerHooks, Relay
 from pyproxy.relay.poller import BOTH_EDGES, READABLE, WRITABLE
 from pyproxy.sockopts import close_politely, close_with_reset, is_connected_to_itself
 
@@ -39,7 +39,7 @@ class Connection:
         "_draining",
         "_flush",
         "_idle",
-        "_owner",
+        "_listener",
         "_up",
         "_up_state",
         "_up_wants",
@@ -47,8 +47,8 @@ class Connection:
         "suspended",
     )
 
-    def __init__(self, owner: Owner, client: _socket.socket, backend: _socket.socket) -> None:
-        self._owner = owner
+    def __init__(self, listener: ListenerHooks, client: _socket.socket, backend: _socket.socket) -> None:
+        self._listener = listener
         self._client = client
         self._backend = backend
         self._up: Relay | None = None
@@ -116,14 +116,14 @@ class Connection:
         return self._draining is not None
 
     def dial(self, address: tuple[str | int, ...]) -> None:
-        """Connect to the container without waiting. The owner is told if that fails."""
-        owner = self._owner
-        watch = owner.poller.watch
+        """Connect to the container without waiting. The listener is told if that fails."""
+        listener = self._listener
+        watch = listener.poller.watch
         on_client, on_backend = self._on_waiting_client, self._on_dialed
         try:
             error = self._backend.connect_ex(address)
             if error in (0, errno.EINPROGRESS):
-                if owner.established(self._backend):
+                if listener.established(self._backend):
                     # Most often the request has come by now. What comes before the socket is watched causes no event.
                     self._begin()
                     self._pump_up(False)
@@ -162,7 +162,7 @@ class Connection:
         self.suspended = True
         self._up_wants = self._down_wants = CLOSED
         for fd in self.filenos():
-            self._owner.poller.unwatch(fd)
+            self._listener.poller.unwatch(fd)
 
     def detach(self) -> None:
         """Of two processes that have it, the other goes on: close our descriptors, which neither peer notices."""
@@ -174,18 +174,18 @@ class Connection:
         self._client.close()
         self._backend.close()
 
-    def attach(self, owner: Owner) -> None:
-        """Go on with it, after `suspend`, in this process or in a copy of it, where `owner` is another."""
+    def attach(self, listener: ListenerHooks) -> None:
+        """Go on with it, after `suspend`, in this process or in a copy of it, where `listener` is another."""
         self.suspended = False
-        if owner is not self._owner:
-            self._owner = owner
+        if listener is not self._listener:
+            self._listener = listener
             for relay in (self._up, self._down):
                 if relay is not None:
-                    owner.attach_relay(relay)
+                    listener.attach_relay(relay)
         # Try both directions anew, whatever they waited for: the event may have come before we watch.
         self._up_wants = READ if self._up_state == ending.OPEN else CLOSED
         self._down_wants = READ if self._down_state == ending.OPEN else CLOSED
-        poller = owner.poller
+        poller = listener.poller
         try:
             poller.watch(self._client.fileno(), BOTH_EDGES, self._on_client)
             poller.watch(self._backend.fileno(), BOTH_EDGES, self._on_backend)
@@ -217,7 +217,7 @@ class Connection:
         self._begin()
         if self.closed:
             return
-        poller = self._owner.poller
+        poller = self._listener.poller
         poller.set_handler(self._backend.fileno(), self._on_backend)
         poller.set_handler(self._client.fileno(), self._on_client)
         # The events of what the client sent while it waited have passed.
@@ -226,10 +226,10 @@ class Connection:
             self._on_backend(events)
 
     def _begin(self) -> None:
-        if is_connected_to_itself(self._backend, self._owner.backend_port):
+        if is_connected_to_itself(self._backend, self._listener.backend_port):
             self._fail(errno.ECONNREFUSED)
             return
-        relay = self._owner.relay
+        relay = self._listener.relay
         self._up = relay(self._client, self._backend)
         self._down = relay(self._backend, self._client)
         self._up_wants = self._down_wants = READ
@@ -273,7 +273,7 @@ class Connection:
             self._reset(RESET)
             raise
         if wants == YIELD:
-            self._owner.poller.call_soon(self._pump_up)
+            self._listener.poller.call_soon(self._pump_up)
         elif wants > YIELD:
             self._end_up(wants)
 
@@ -287,7 +287,7 @@ class Connection:
             self._reset(RESET)
             raise
         if wants == YIELD:
-            self._owner.poller.call_soon(self._pump_down)
+            self._listener.poller.call_soon(self._pump_down)
         elif wants > YIELD:
             self._end_down(wants)
 
@@ -319,7 +319,7 @@ class Connection:
         elif action == ending.CLOSE:
             close_politely(sink)
             self._over(COMPLETE)
-        elif not self._owner.half_close:
+        elif not self._listener.half_close:
             close_politely(sink)
             self._finish_without_half_close(relay)
         else:
@@ -343,13 +343,13 @@ class Connection:
 
     def _drain(self) -> None:
         if self._draining is None:
-            loop = self._owner.poller.loop
+            loop = self._listener.poller.loop
             self._draining = Progress(loop, self._delivered, lambda: self._reset(RESET))
 
     def _discard(self, source: _socket.socket) -> None:
         """Read and drop what can no longer be delivered: a side that blocks in a write would never read."""
         if not self.closed and self._flush is None and discard(source):
-            self._owner.poller.call_soon(lambda: self._discard(source))
+            self._listener.poller.call_soon(lambda: self._discard(source))
 
     def _flush_and_reset(self, sink: _socket.socket) -> None:
         """The other side has gone. Reset, once all that was sent on `sink` has been acknowledged."""
@@ -359,7 +359,7 @@ class Connection:
             self._reset(RESET)
             return
         self._up_wants = self._down_wants = CLOSED
-        poller = self._owner.poller
+        poller = self._listener.poller
         for relay, sock in ((self._up, self._client), (self._down, self._backend)):
             assert relay is not None
             relay.release()
@@ -372,7 +372,7 @@ class Connection:
 
     def _fail(self, error: int) -> None:
         if not self.closed:
-            self._owner.dial_failed(error)
+            self._listener.dial_failed(error)
             self._over(FAILED)
 
     def _reset(self, how: int) -> None:
@@ -391,8 +391,8 @@ class Connection:
         for waiting in (self._draining, self._flush):
             if waiting is not None:
                 waiting.cancel()
-        owner = self._owner
-        owner.connection_over(self, how)
+        listener = self._listener
+        listener.connection_closed(self, how)
         # After the count: closing may let a listener accept again.
-        owner.poller.close_socket(self._client)
-        owner.poller.close_socket(self._backend)
+        listener.poller.close_socket(self._client)
+        listener.poller.close_socket(self._backend)

@@ -30,7 +30,7 @@ class Relay(Protocol):
         """As `release`, in one of two processes that both have this relay: the other goes on with it."""
 
 
-class Owner(Protocol):
+class ListenerHooks(Protocol):
     """What a connection needs of the listener that accepted it."""
 
     poller: Poller
@@ -49,5 +49,5 @@ class Owner(Protocol):
     def dial_failed(self, error: int) -> None:
         """The container was not reached, for this reason (errno): the client is being reset."""
 
-    def connection_over(self, connection: Connection, how: int) -> None:
+    def connection_closed(self, connection: Connection, how: int) -> None:
         """It is over, and how (`connection.COMPLETE`, ...); its sockets are closed next."""

@@ -217,7 +217,7 @@ class Listener:
         hint = "; is it up, and does it listen on that port?" if error == errno.ECONNREFUSED else ""
         self._log.warn(f"dial {error}", f"container: {in_words(error)}: the client was reset{hint}")
 
-    def connection_over(self, connection: Connection, how: int) -> None:
+    def connection_closed(self, connection: Connection, how: int) -> None:
         self._live.discard(connection)
         counters = self._counters
         counters.bytes_up += connection.moved_up

@@ -255,12 +255,12 @@ class Workers:
             if not said:
                 return False
             if said == READY:
-                self._let_go(worker)
+                self._detach(worker)
             elif len(said) == _TOTALS.size:
                 worker.said = _TOTALS.unpack(said)
                 self._answered(worker)
 
-    def _let_go(self, worker: _Worker) -> None:
+    def _detach(self, worker: _Worker) -> None:
         """The worker has closed its copies of what stays here; what moves is the worker's from now on."""
         assert worker.timer is not None
         worker.timer.cancel()
