@@ -17,6 +17,9 @@ from pyproxy.errors import plain
 _PATIENCE_S = 5.0
 
 
+_START = "start it (`systemctl start pyproxy`, or `pyproxy engine`)"
+
+
 class ClientError(Exception):
     """The engine does not answer, or answers with an error. The text says what to do."""
 
@@ -30,9 +33,9 @@ def ask(run_dir: Path | None, method: str, path: str, body: object = None) -> An
         answer = connection.getresponse()
         said = json.loads(answer.read())
     except FileNotFoundError as exc:
-        raise ClientError(f"no engine in {run_dir}: start `pyproxy engine`, or name its --run-dir") from exc
+        raise ClientError(f"no engine in {run_dir}: {_START}, or name its --run-dir") from exc
     except ConnectionRefusedError as exc:
-        raise ClientError(f"the engine in {run_dir} has ended: start `pyproxy engine`") from exc
+        raise ClientError(f"the engine in {run_dir} has ended: {_START}") from exc
     except PermissionError as exc:
         raise ClientError(f"{run_dir} is another user's: run this as the user of the engine, perhaps root") from exc
     except TimeoutError as exc:

@@ -66,7 +66,8 @@ VERBS = {
         " docker-proxy, which `pyproxy install` sets up. Ports of containers that are started from then on are served"
         " here.",
         (
-            Option("run-dir", FOLDER, None, "DIR", "run directory, where stubs find the engine",
+            Option("run-dir", FOLDER, None, "DIR",
+                   "run directory; for stubs to find it, dockerd needs PYPROXY_RUN_DIR=DIR in its environment",
                    default_words=_DEFAULT_RUN_DIR),
             Option("replace", SWITCH, False, "",
                    "take over from the engine that runs, without refusing a client"),
@@ -109,11 +110,11 @@ VERBS = {
     "uninstall": Verb(
         "undo what install did",
         "Undo `pyproxy install`, exactly. Ports that stubs hold are served on, by one process each. A"
-        " userland-proxy-path that somebody has set since stays.",
+        " userland-proxy-path that somebody has changed since is left as it is.",
         _CHANGES,
     ),
     "completion": Verb(
-        "print what has a shell complete subcommands and flags",
+        "print the completion script for bash, zsh or fish",
         "Print a script that has a shell complete pyproxy's subcommands and flags. bash: source <(pyproxy completion"
         " bash). zsh: save it as _pyproxy in a directory of $fpath. fish: save it as"
         " ~/.config/fish/completions/pyproxy.fish.",

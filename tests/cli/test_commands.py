@@ -80,7 +80,7 @@ def test_without_an_engine_the_commands_say_what_to_do(run_dir: Path) -> None:
     for arguments in (["ports"], ["top", "--count", "1"], ["drain", "80"]):
         done = pyproxy(*arguments)
         assert (done.returncode, done.stdout) == (1, "")
-        assert done.stderr.startswith(f"pyproxy: no engine in {run_dir}: start `pyproxy engine`")
+        assert done.stderr.startswith(f"pyproxy: no engine in {run_dir}: start it (`systemctl start pyproxy`")
     with running_engine(run_dir) as gone:
         gone.kill()
     assert "has ended" in pyproxy("ports").stderr
