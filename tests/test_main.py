@@ -64,13 +64,6 @@ def test_bad_input_gets_a_line_that_names_it(arguments: list[str], status: int, 
     assert len(done.stderr.splitlines()) == status
 
 
-def test_pyproxy_alone_says_what_it_could_do() -> None:
-    done = refused()
-    assert done.returncode == 2
-    assert "pyproxy -host-port 1234 -container-ip 172.19.0.2 -container-port 1234\n" in done.stderr
-    assert "engine, ports, top, drain, install, uninstall, help" in done.stderr
-
-
 @pytest.mark.parametrize(("typed", "meant"), [("drian", "drain"), ("port", "ports"), ("uninstal", "uninstall")])
 def test_a_subcommand_that_was_mistyped_is_guessed(typed: str, meant: str) -> None:
     done = refused(typed, "80")
