@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import _socket
 import os
-import select
 import stat
 import time
 
@@ -54,6 +53,8 @@ class Log:
         try:
             if self._system_log is None:
                 # Never blocking either: a terminal that is held, or a pipe that nobody reads, must not stop traffic.
+                import select  # after dockerd's answer, which it would delay
+
                 poll = select.poll()
                 poll.register(_STDERR_FD, select.POLLOUT)
                 if poll.poll(0):
