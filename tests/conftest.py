@@ -1,4 +1,6 @@
-"""Fixtures: both event loops, for the program and for in-process tests; an engine, and the shells that run stubs."""
+"""Fixtures: both event loops, for the program and for in-process tests; an engine, a port that it serves, and the
+shells that run stubs.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,8 @@ from pathlib import Path
 import pytest
 import uvloop
 
-from tests.support.engine import SHELLS, Engine, running_engine
+from tests.support.engine import SHELLS, Engine, free, running_engine, stub
+from tests.support.sockets import echo, serving
 
 
 def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
@@ -53,3 +56,12 @@ def pytest_configure() -> None:
     for number in signal.valid_signals() - {signal.SIGPIPE, signal.SIGXFSZ}:
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, lambda _number, _frame: None)
+
+
+@pytest.fixture
+def port(engine: Engine) -> Iterator[tuple[str, int]]:
+    """A port before an echo server, held by a stub."""
+    with serving(echo) as backend, stub("sh", address := free(), backend) as child:
+        assert child.first_answer() == b"0\n"
+        yield address
+        assert child.stop() == 0

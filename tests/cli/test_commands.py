@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import socket
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,23 +14,11 @@ from tests.support.engine import (
     LOCAL,
     Engine,
     client_of,
-    free,
     publish,
     running_engine,
-    stub,
 )
 from tests.support.parent import exchange_tcp
 from tests.support.proxy import pyproxy
-from tests.support.sockets import echo, serving
-
-
-@pytest.fixture
-def port(engine: Engine) -> Iterator[tuple[str, int]]:
-    """A port before an echo server, held by a stub."""
-    with serving(echo) as backend, stub("sh", address := free(), backend) as child:
-        assert child.first_answer() == b"0\n"
-        yield address
-        assert child.stop() == 0
 
 
 def test_pyproxy_ports_lists_them(engine: Engine, port: tuple[str, int]) -> None:

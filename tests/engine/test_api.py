@@ -6,7 +6,6 @@ import http.client
 import json
 import re
 import socket
-from collections.abc import Iterator
 
 import pytest
 
@@ -15,22 +14,11 @@ from tests.support.engine import (
     LOCAL,
     Engine,
     client_of,
-    free,
     is_stub,
     publish,
-    stub,
 )
 from tests.support.parent import exchange_tcp
 from tests.support.sockets import echo, serving
-
-
-@pytest.fixture
-def port(engine: Engine) -> Iterator[tuple[str, int]]:
-    """A port before an echo server, held by a stub."""
-    with serving(echo) as backend, stub("sh", address := free(), backend) as child:
-        assert child.first_answer() == b"0\n"
-        yield address
-        assert child.stop() == 0
 
 
 def test_health(engine: Engine) -> None:
